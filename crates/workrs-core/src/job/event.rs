@@ -1,0 +1,128 @@
+//! What can happen to a job. Every event carries its time.
+
+use crate::{
+    id::{Epoch, Timestamp},
+    job::{BlobRef, Checkpoint, CheckpointId, Holder, Outcome},
+};
+
+/// Something that happened, or is asked for. Applying the same event twice is the same as once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobEvent {
+    /// A node takes a queued job; the holder's epoch is the record's next.
+    Claimed {
+        /// The new holder.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+    },
+    /// The program runs: started or restored.
+    Started {
+        /// Who says so.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+    },
+    /// A checkpoint is durable, manifest and all.
+    CheckpointCommitted {
+        /// Who took it.
+        holder: Holder,
+        /// What was taken, with standing `Kept`.
+        checkpoint: Checkpoint,
+    },
+    /// A try to take a checkpoint failed; the job runs on.
+    CheckpointFailed {
+        /// Who tried.
+        holder: Holder,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The checkpoint that the attempt was to start from is proved useless: one step down.
+    FellBack {
+        /// Who proved it.
+        holder: Holder,
+        /// The useless one.
+        bad: CheckpointId,
+        /// The proof.
+        reason: String,
+    },
+    /// Somebody wants the job to end.
+    CancelRequested {
+        /// When.
+        at: Timestamp,
+    },
+    /// The program ended and its outputs and log are durable.
+    Finished {
+        /// Who says so.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+        /// How it ended.
+        outcome: Outcome,
+        /// The blob that lists its outputs.
+        outputs: Option<BlobRef>,
+        /// Length of its log.
+        log_bytes: u64,
+    },
+    /// The holder gives the job back, at its newest checkpoint.
+    Released {
+        /// Who gives it back.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// The job was lost by a fault of its node: the node's key is gone, or the container vanished.
+    NodeLost {
+        /// Who held it.
+        holder: Holder,
+        /// When that was noticed.
+        at: Timestamp,
+        /// What happened.
+        reason: String,
+    },
+    /// A `Lost` job is to be run on from its newest checkpoint.
+    RunOn {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl JobEvent {
+    /// The claim under which the event happened, for events of a holder.
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Claimed { holder, .. }
+            | Self::Started { holder, .. }
+            | Self::CheckpointCommitted { holder, .. }
+            | Self::CheckpointFailed { holder, .. }
+            | Self::FellBack { holder, .. }
+            | Self::Finished { holder, .. }
+            | Self::Released { holder, .. }
+            | Self::NodeLost { holder, .. } => Some(holder),
+            Self::CancelRequested { .. } | Self::RunOn { .. } => None,
+        }
+    }
+}
+
+/// An event that does not fit the record. The record is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IllegalEvent {
+    /// Somebody else holds the job now, or nobody does: the sender must stop.
+    #[error("the job is no longer held under epoch {epoch}")]
+    Fenced {
+        /// The sender's claim.
+        epoch: Epoch,
+    },
+    /// The job is not in a state in which this can happen.
+    #[error("a job that is {state} cannot be {event}")]
+    WrongState {
+        /// The state's name.
+        state: &'static str,
+        /// What was to happen.
+        event: &'static str,
+    },
+    /// The event contradicts the record.
+    #[error("the event contradicts the record: {0}")]
+    Contradiction(&'static str),
+}

@@ -1,0 +1,249 @@
+//! What a checkpoint consists of. The record names a manifest by hash, the manifest names every byte by hash,
+//! so nothing is restored that does not lead back to the record.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    hash::ContentHash,
+    id::JobId,
+    job::{CheckpointId, CheckpointMode},
+};
+
+/// The version of the manifest's form that this code writes.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// The contents of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// Whose checkpoint this is.
+    pub job: JobId,
+    /// Which one.
+    pub id: CheckpointId,
+    /// What it holds.
+    pub mode: CheckpointMode,
+    /// What a restore needs of the host.
+    pub needs: RestoreNeeds,
+    /// How long the job had run, unfrozen.
+    pub run_ms: u64,
+    /// Length of the log at the cut.
+    pub log_bytes: u64,
+    /// Blobs that hold the chunks.
+    pub packs: Vec<String>,
+    /// What the engine captured.
+    pub parts: Vec<Part>,
+    /// Fields that a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a host must have for a restore to make sense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreNeeds {
+    /// The engine that captured, and the version of its form.
+    pub engine: String,
+    /// Version of the engine's form.
+    pub format: u32,
+    /// The processor architecture.
+    pub arch: String,
+    /// Files of the read-only base that the job had mapped, by their path within it; they must be the same.
+    #[serde(default)]
+    pub mapped: Vec<MappedFile>,
+}
+
+/// A file of the read-only base that a job has mapped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MappedFile {
+    /// Absolute path as the job sees it.
+    pub path: String,
+    /// Its length.
+    pub len: u64,
+    /// Its content.
+    pub hash: ContentHash,
+}
+
+/// One named part of a capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Part {
+    /// A folder of regular files without subfolders, such as CRIU's images.
+    Folder {
+        /// Its name among the parts.
+        name: String,
+        /// Its files.
+        files: Vec<FileContent>,
+    },
+    /// One sparse file, such as the image of the job disk.
+    Image {
+        /// Its name among the parts.
+        name: String,
+        /// Its content.
+        content: Content,
+    },
+}
+
+/// A file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileContent {
+    /// Its name, without slashes.
+    pub name: String,
+    /// Its bytes.
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+/// The bytes of a file; what no chunk covers is zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Length of the file.
+    pub len: u64,
+    /// In ascending order, not overlapping.
+    pub chunks: Vec<Chunk>,
+}
+
+/// A run of bytes and where they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Where the bytes belong in the file.
+    pub at: u64,
+    /// Their number.
+    pub len: u32,
+    /// Their hash.
+    pub hash: ContentHash,
+    /// Index into [`Manifest::packs`].
+    pub pack: u32,
+    /// Where the compressed bytes begin in the pack.
+    pub offset: u64,
+    /// The number of compressed bytes.
+    pub stored: u32,
+}
+
+/// A manifest whose numbers or names cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidManifest {
+    /// Written by a newer version.
+    #[error("the manifest has version {0}, this version reads {MANIFEST_VERSION}")]
+    Version(u32),
+    /// Belongs to another checkpoint.
+    #[error("the manifest is of checkpoint {0}")]
+    OtherCheckpoint(CheckpointId),
+    /// A name that is not one path component.
+    #[error("{0:?} is not a file name")]
+    Name(String),
+    /// Chunks that overlap, run over the end or name no pack.
+    #[error("the chunks of {0:?} do not fit")]
+    Chunks(String),
+}
+
+impl Manifest {
+    /// Checks all that a restore relies on, before it touches anything.
+    pub fn validate(&self, job: &JobId, id: CheckpointId) -> Result<(), InvalidManifest> {
+        if self.version != MANIFEST_VERSION {
+            return Err(InvalidManifest::Version(self.version));
+        }
+        if self.job != *job || self.id != id {
+            return Err(InvalidManifest::OtherCheckpoint(self.id));
+        }
+        for part in &self.parts {
+            match part {
+                Part::Folder { name, files } => {
+                    check_component(name)?;
+                    for file in files {
+                        check_component(&file.name)?;
+                        self.check_content(&file.name, &file.content)?;
+                    }
+                }
+                Part::Image { name, content } => {
+                    check_component(name)?;
+                    self.check_content(name, content)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_content(&self, name: &str, content: &Content) -> Result<(), InvalidManifest> {
+        let mut end = 0u64;
+        for chunk in &content.chunks {
+            let fits = chunk.at >= end && (chunk.pack as usize) < self.packs.len();
+            end = chunk.at.saturating_add(u64::from(chunk.len));
+            if !fits || end > content.len {
+                return Err(InvalidManifest::Chunks(name.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that a restore brings back, without holes.
+    pub fn size_bytes(&self) -> u64 {
+        let contents = self.parts.iter().flat_map(|part| match part {
+            Part::Folder { files, .. } => files.iter().map(|file| &file.content).collect::<Vec<_>>(),
+            Part::Image { content, .. } => vec![content],
+        });
+        contents.flat_map(|content| &content.chunks).map(|chunk| u64::from(chunk.len)).sum()
+    }
+}
+
+fn check_component(name: &str) -> Result<(), InvalidManifest> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(InvalidManifest::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Epoch;
+
+    fn manifest() -> Manifest {
+        let chunk = |at| Chunk { at, len: 10, hash: ContentHash::of(b""), pack: 0, offset: 0, stored: 1 };
+        let id = CheckpointId { epoch: Epoch(1), seq: 1 };
+        Manifest {
+            version: MANIFEST_VERSION,
+            job: JobId::new("j").unwrap(),
+            id,
+            mode: CheckpointMode::Full,
+            needs: RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), mapped: Vec::new() },
+            run_ms: 0,
+            log_bytes: 0,
+            packs: vec!["p".into()],
+            parts: vec![Part::Image {
+                name: "disk".into(),
+                content: Content { len: 40, chunks: vec![chunk(0), chunk(30)] },
+            }],
+            unknown: BTreeMap::new(),
+        }
+    }
+
+    fn check(change: impl Fn(&mut Manifest), expect: &Result<(), InvalidManifest>) {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        let id = CheckpointId { epoch: Epoch(1), seq: 1 };
+        assert_eq!(manifest.validate(&JobId::new("j").unwrap(), id), *expect);
+    }
+
+    fn chunks(manifest: &mut Manifest) -> &mut Vec<Chunk> {
+        match &mut manifest.parts[0] {
+            Part::Image { content, .. } => &mut content.chunks,
+            Part::Folder { .. } => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn impossible_manifests_are_refused_before_anything_is_touched() {
+        let bad_chunks = Err(InvalidManifest::Chunks("disk".into()));
+        check(|_| (), &Ok(()));
+        check(|m| m.version = 9, &Err(InvalidManifest::Version(9)));
+        check(|m| chunks(m)[1].at = 5, &bad_chunks);
+        check(|m| chunks(m)[1].at = u64::MAX, &bad_chunks);
+        check(|m| chunks(m)[0].pack = 1, &bad_chunks);
+        check(
+            |m| m.parts = vec![Part::Folder { name: "../x".into(), files: vec![] }],
+            &Err(InvalidManifest::Name("../x".into())),
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! What an engine does for the node.
+//!
+//! The order of a container's life: [`Engine::prepare`] → the node puts the inputs into [`Container::job_folder`]
+//! → [`Container::start`] or [`Container::restore`] → any number of freezes → [`Container::wait`] →
+//! the node reads the outputs → [`Container::destroy`].
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::{Path, PathBuf}, time::Duration};
+
+use async_trait::async_trait;
+use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds};
+
+/// What this host can do with an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Jobs can be run at all; otherwise why not.
+    pub run: Result<(), String>,
+    /// The memory of running jobs can be captured and restored; otherwise why not.
+    pub dump: Result<(), String>,
+}
+
+/// What a container is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// The job; one container a job at a time on a node.
+    pub job: JobId,
+    /// Tells this attempt's container from those of earlier attempts; a file name.
+    pub attempt: String,
+    /// Program and arguments, started in `/job`.
+    pub command: Vec<String>,
+    /// The job's own environment.
+    pub env: BTreeMap<String, String>,
+    /// Processor time, in thousandths of a core.
+    pub cpus_milli: u32,
+    /// Memory limit.
+    pub memory_bytes: u64,
+    /// Size of the job disk.
+    pub disk_bytes: u64,
+}
+
+/// What the job disk begins as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Empty.
+    New,
+    /// The parts of a capture, brought back into this folder as [`Capture::parts`] named them. The engine takes
+    /// the files over and may move them.
+    Captured {
+        /// Where the parts lie: `<folder>/<part name>`.
+        folder: PathBuf,
+        /// What was captured. With `Files` the program starts again and only what lies in `/job` and its home stays.
+        mode: CheckpointMode,
+        /// What the capture needs.
+        needs: RestoreNeeds,
+    },
+}
+
+/// How a container's program ended, as the engine saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerEnd {
+    /// It exited with this code.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled(u8),
+    /// The kernel killed it, or one of its processes, for want of memory, and it failed.
+    OutOfMemory,
+    /// It filled its disk, and was ended for it or failed by it.
+    DiskFull,
+    /// The engine cannot tell: the container vanished without a trace. A fault of the host, not of the job.
+    Vanished,
+}
+
+/// What a frozen container consisted of.
+#[derive(Debug)]
+pub struct Capture {
+    /// What a restore needs of a host.
+    pub needs: RestoreNeeds,
+    /// Every part, in the folder that was named for the capture.
+    pub parts: Vec<CapturedPart>,
+}
+
+/// One part of a capture. The file or folder stays until the caller removes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CapturedPart {
+    /// A folder of regular files without subfolders.
+    Folder {
+        /// Its name, a file name.
+        name: String,
+        /// Where it lies.
+        path: PathBuf,
+    },
+    /// A sparse file.
+    Image {
+        /// Its name, a file name.
+        name: String,
+        /// Where it lies.
+        path: PathBuf,
+    },
+}
+
+/// Why an engine did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// This capture can never be restored here or elsewhere; the text is the proof.
+    #[error("the checkpoint cannot be restored: {0}")]
+    Refused(String),
+    /// This host does not have what the capture needs; another may.
+    #[error("this host does not fit the checkpoint: {0}")]
+    Unfit(String),
+    /// The job cannot be captured as it is now; it runs on.
+    #[error("the job cannot be checkpointed: {0}")]
+    CannotCapture(String),
+    /// The program cannot be started: a fault of the job, such as a command that does not exist.
+    #[error("the job cannot be started: {0}")]
+    CannotStart(String),
+    /// The job disk gave an error: nothing that lies on it can be trusted.
+    #[error("the job disk failed: {0}")]
+    DiskFailed(String),
+    /// The host failed: trying again here or elsewhere may help.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// Makes containers on this host.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Its name, as checkpoints carry it.
+    fn name(&self) -> &'static str;
+
+    /// The version of the form of its captures.
+    fn format(&self) -> u32;
+
+    /// What this host can do, found out anew.
+    async fn capabilities(&self) -> Capabilities;
+
+    /// Space for job disks in bytes, all in all.
+    async fn disk_capacity(&self) -> u64;
+
+    /// Ends everything that a former process of this node left running, and returns only once it is gone.
+    /// Gives the names of what it found. Called once, before any [`prepare`](Self::prepare).
+    async fn sweep(&self) -> Result<Vec<String>, EngineError>;
+
+    /// Makes disk and root of a container ready, without running anything. With a capture that is
+    /// [`Unfit`](EngineError::Unfit) or [`Refused`](EngineError::Refused) nothing is left behind.
+    async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError>;
+}
+
+/// A container on this host. Dropping it without [`destroy`](Self::destroy) kills it in the background.
+#[async_trait]
+pub trait Container: Send + Sync {
+    /// `/job` as this host sees it. Inputs go there before the start, owned by [`job_user`](Self::job_user);
+    /// outputs are read from there once the container has ended. What lies in it is the job's: follow no link.
+    fn job_folder(&self) -> &Path;
+
+    /// User and group id, as this host sees them, that the job's files belong to.
+    fn job_user(&self) -> (u32, u32);
+
+    /// Starts the program with its output going to `output`, the write end of a pipe, which the engine closes on
+    /// its side.
+    async fn start(&self, output: OwnedFd) -> Result<(), EngineError>;
+
+    /// Lets the captured processes go on, with their output going to `output`. `Ok` means that they run.
+    async fn restore(&self, output: OwnedFd) -> Result<(), EngineError>;
+
+    /// Waits for the program's end. May be called again afterwards and gives the same.
+    async fn wait(&self) -> ContainerEnd;
+
+    /// Freezes every process of the container. Dropping the guard, or [`Frozen::thaw`], thaws it, also when
+    /// this fails half-way.
+    async fn freeze(&self) -> Result<Box<dyn Frozen + '_>, EngineError>;
+
+    /// Kills every process at once, frozen or not. [`wait`](Self::wait) then returns.
+    async fn kill(&self) -> Result<(), EngineError>;
+
+    /// Kills what still runs and removes disk and root.
+    async fn destroy(&self) -> Result<(), EngineError>;
+}
+
+/// A frozen container: what is captured of it is one consistent cut of memory and disk, and, as nothing is
+/// written meanwhile, of its output.
+#[async_trait]
+pub trait Frozen: Send {
+    /// Captures into the empty folder `into`, on the same file system as the engine's own.
+    async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError>;
+
+    /// Lets the container go on.
+    async fn thaw(self: Box<Self>) -> Result<(), EngineError>;
+}

@@ -1,0 +1,17 @@
+//! Runs jobs in containers, freezes, captures and restores them.
+//!
+//! - [`engine`]: the traits [`Engine`] and [`Container`] and their contract.
+//! - [`runc`]: the real one, on runc and CRIU.
+//! - [`fake`]: a pretended one for tests of everything above.
+//! - [`conformance`]: the one suite that every engine passes.
+//! - [`preflight`]: what this host can do, and how to mend what is missing.
+
+pub mod conformance;
+pub mod engine;
+pub mod fake;
+pub mod preflight;
+pub mod runc;
+
+pub use self::engine::{
+    Capabilities, Capture, CapturedPart, Container, ContainerEnd, ContainerSpec, Engine, EngineError, Frozen, Origin,
+};

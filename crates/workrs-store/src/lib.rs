@@ -1,0 +1,17 @@
+//! State, blobs and checkpoints of Workrs.
+//!
+//! - [`state`]: the trait [`state::StateStore`] and its contract.
+//! - [`redb`]: one machine's state in a file.
+//! - [`faulty`]: a wrapper that refuses operations or loses their answers, for tests.
+//! - [`conformance`]: the one suite that every state store passes.
+//! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
+//! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
+//! - [`checkpoints`]: stores what an engine captured, and brings it back, every byte verified.
+
+pub mod blobs;
+pub mod checkpoints;
+pub mod conformance;
+pub mod faulty;
+pub mod records;
+pub mod redb;
+pub mod state;

@@ -1,0 +1,136 @@
+//! The contract of a state store: a small, ordered, durable map with conditional transactions, watches and leases.
+//!
+//! Values are opaque bytes, keys are UTF-8 and sorted by their bytes. Every committed transaction gets a revision,
+//! greater than all before it. A backend implements [`StateStore`] and lists itself in [`crate::conformance`].
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+/// The number of a committed transaction; 0 is before the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// Names a lease of one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub i64);
+
+/// A value and when it was last written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// What stands there.
+    pub value: Bytes,
+    /// The transaction that wrote it.
+    pub revision: Revision,
+}
+
+/// Entries in key order, all as of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Up to as many as were asked for.
+    pub entries: Vec<Entry>,
+    /// Whether there are more behind the last.
+    pub more: bool,
+    /// The newest revision when this was read: watch from here to miss nothing.
+    pub revision: Revision,
+}
+
+/// A condition on one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing stands at the key.
+    Absent(String),
+    /// Something stands at the key.
+    Present(String),
+    /// What stands at the key was written by this transaction.
+    Unchanged(String, Revision),
+}
+
+/// A change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Writes a value; with a lease the key goes when the lease ends.
+    Put(String, Bytes, Option<LeaseId>),
+    /// Removes a key; nothing happens if it is absent.
+    Delete(String),
+}
+
+/// Changes that happen together if all conditions hold, or not at all. No key is changed twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// All happen.
+    pub changes: Vec<Change>,
+}
+
+/// Something that happened to a watched key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// A value was written.
+    Put(Entry),
+    /// The key is gone: deleted, or its lease ended.
+    Deleted {
+        /// Which key.
+        key: String,
+        /// By which transaction.
+        revision: Revision,
+    },
+    /// Events were missed and cannot be had any more, and the watch ends: list again, then watch from there.
+    Compacted,
+}
+
+/// A running watch; dropping it ends it. The stream also ends when the store is closed.
+pub type Watch = mpsc::Receiver<WatchEvent>;
+
+/// Why an operation gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// A condition did not hold: nothing was written.
+    #[error("a condition of the transaction did not hold")]
+    Conflict,
+    /// The store could not be asked, or refused: nothing was written. Trying again may help.
+    #[error("the state store is unavailable: {0}")]
+    Unavailable(String),
+    /// The transaction may have been applied, or may yet be: re-read before acting, and until it is settled
+    /// delete nothing and start no other operation on its keys.
+    #[error("the outcome of the transaction is unknown: {0}")]
+    Unknown(String),
+    /// The lease of a put is gone: nothing was written.
+    #[error("the lease ended")]
+    LeaseEnded,
+    /// What stands there cannot be what was written: bit rot, or somebody else's data.
+    #[error("the state store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// A small, ordered, durable map.
+///
+/// Crash contract: once [`commit`](Self::commit) has returned `Ok`, the transaction survives kill -9 and power
+/// loss. Reads are linearizable: they reflect every commit that was acknowledged before they began.
+#[async_trait]
+pub trait StateStore: Send + Sync + 'static {
+    /// What stands at `key`.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StateError>;
+
+    /// Entries whose keys begin with `prefix` and lie behind `after`, at most `limit`, in key order.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StateError>;
+
+    /// Applies all changes of a transaction if all its conditions hold.
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, StateError>;
+
+    /// Everything that happens behind revision `from` to keys that begin with `prefix`, in order, nothing twice.
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StateError>;
+
+    /// A new lease. It lives until it is revoked, or is not renewed for `ttl`; on one machine's store, until the
+    /// process ends, however long it takes.
+    async fn grant_lease(&self, ttl: std::time::Duration) -> Result<LeaseId, StateError>;
+
+    /// Renews a lease for its full time; [`StateError::LeaseEnded`] if it is gone.
+    async fn renew_lease(&self, lease: LeaseId) -> Result<(), StateError>;
+
+    /// Ends a lease and with it its keys. A lease that is gone already is no error.
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError>;
+}

@@ -1,0 +1,375 @@
+#!/usr/bin/env bash
+# Installs what this host lacks to build and run Workrs; see usage() for the options.
+# Running it again is safe and quick: only what is missing is installed, and a CRIU that works is left alone.
+set -euo pipefail
+
+readonly EXIT_FAILED=1 # also: something is missing (--check)
+readonly EXIT_NOT_DEBIAN=2
+readonly EXIT_NO_CAPABILITY=3
+readonly EXIT_USAGE=64
+
+readonly criu_home=/usr/local/lib/workrs
+readonly criu_link=/usr/local/sbin/criu
+# Where a newer CRIU is looked for, in this order: the next Debian release, then unstable.
+readonly criu_suites="forky sid"
+
+self=$(readlink -f "$0")
+root_dir=$(dirname "$(dirname "$self")")
+readonly self root_dir
+# Users' PATHs often lack the sbin folders. /usr/local/sbin goes first, as a copy from here must win over the system's.
+export PATH="/usr/local/sbin:$PATH:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:${HOME:-/root}/.cargo/bin"
+
+usage() {
+    cat <<END
+usage: scripts/setup.sh [--check] [--bench] [--criu]
+  (none)    install the packages, CRIU and Rust that are missing
+  --check   say what is missing, change nothing
+  --bench   also install podman, which the benchmarks compare with
+  --criu    only CRIU
+exit codes: 0 all is there, 1 something failed or (--check) is missing, 2 something is missing and this is not Debian,
+  3 this host may not checkpoint (no CAP_SYS_ADMIN), 64 wrong usage
+END
+}
+
+say() { echo "setup: $*"; }
+
+# fail CODE WHAT-AND-WHY [HINT...]
+fail() {
+    local code=$1 hint
+    echo "error: $2" >&2
+    for hint in "${@:3}"; do echo "hint: $hint" >&2; done
+    exit "$code"
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+as_root() {
+    if is_root; then "$@"; else sudo "$@"; fi
+}
+
+# shellcheck disable=SC1091 # the file is the host's
+is_debian() { (. /etc/os-release && [ "${ID:-}" = debian ]) 2>/dev/null; }
+
+# --- what is needed -------------------------------------------------------------------------------------------------
+
+# One line a package: name, how to see that it is there, purpose. The tool is looked for, not the package, so that a
+# tool from elsewhere (runc comes with Docker's own packages, too) counts and is not fought over.
+needed() {
+    cat <<END
+runc|command -v runc|runs, dumps and restores the containers
+e2fsprogs|command -v mkfs.ext4|makes and checks the jobs' disks
+xfsprogs|command -v mkfs.xfs|makes the file system that clones the jobs' disks
+util-linux|command -v nsenter|enters a job's namespaces
+mount|command -v losetup|loop devices and mounts
+iproute2|command -v ip|sets up the jobs' network; CRIU calls it
+iptables|command -v iptables-restore|CRIU holds a job's network still with it (its default; 'criu check' does not ask)
+gcc|command -v gcc|links the Rust crates
+libc6-dev|has_static_libc|C headers and the static libc.a
+make|command -v make|the project's entry points
+python3|test -x /usr/bin/python3|runs the jobs of the demo and the tests
+END
+    if [ "$with_bench" = yes ]; then
+        echo "podman|command -v podman|a peer in the benchmarks"
+        echo "netavark|test -x /usr/lib/podman/netavark|podman's network"
+    fi
+}
+
+has_static_libc() { [ -f "$(gcc -print-file-name=libc.a 2>/dev/null)" ]; }
+
+# Prints the lines of needed() whose probe fails.
+missing() {
+    local name probe purpose
+    while IFS='|' read -r name probe purpose; do
+        eval "$probe" >/dev/null 2>&1 || echo "$name|$purpose"
+    done < <(needed)
+}
+
+print_missing() { # LINES
+    local name purpose
+    while IFS='|' read -r name purpose; do printf '  %-11s %s\n' "$name" "$purpose"; done <<<"$1"
+}
+
+# --- may this host checkpoint at all? -------------------------------------------------------------------------------
+
+# Bit 21 is CAP_SYS_ADMIN. Root is judged by what it has, anyone else by what sudo could give them (the bounding set).
+require_sys_admin() {
+    local field=CapBnd caps
+    if is_root; then field=CapEff; fi
+    caps=$(sed -n "s/^$field:[[:space:]]*//p" /proc/self/status)
+    if (((0x$caps >> 21) & 1)); then return; fi
+    fail $EXIT_NO_CAPABILITY "jobs cannot run here: this host or container withholds CAP_SYS_ADMIN ($field $caps)" \
+        "use a virtual machine or a privileged container (docker run --privileged) for the nodes and the tests" \
+        "'cargo build' needs neither"
+}
+
+# --- packages -------------------------------------------------------------------------------------------------------
+
+# --no-remove: better to fail than to push out something that the host's owner chose.
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-remove --no-install-recommends \
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 "$@"
+}
+
+# 'apt-cache show' would not do: it also succeeds for a package that others merely name.
+apt_offers() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'; }
+
+install_packages() {
+    local lines names
+    lines=$(missing)
+    if [ -z "$lines" ]; then
+        say "packages: all there"
+        return
+    fi
+    mapfile -t names < <(cut -d'|' -f1 <<<"$lines")
+    if ! is_debian; then
+        print_missing "$lines" >&2
+        fail $EXIT_NOT_DEBIAN "this is not Debian, and the tools of the packages above (Debian's names) are missing" \
+            "install them with this system's package manager, then run scripts/setup.sh again"
+    fi
+    say "installing these packages and what they depend on:"
+    print_missing "$lines"
+    if ! apt_get update; then say "the package lists could not all be updated; going on with what is there"; fi
+    apt_get install "${names[@]}" ||
+        fail $EXIT_FAILED "cannot install ${names[*]}: apt-get says why above" \
+            "put that right, then run scripts/setup.sh again"
+}
+
+can_be_root() { is_root || command -v sudo >/dev/null; }
+
+# Called before the first change, so that the hints name all that is to do.
+require_root_or_sudo() {
+    local names hints=()
+    if can_be_root || ! is_debian; then return; fi
+    names=$(missing | cut -d'|' -f1 | tr '\n' ' ')
+    if [ -n "$names" ]; then
+        hints+=("run as root: apt-get update && apt-get install --no-install-recommends $names")
+    fi
+    if ! command -v criu >/dev/null; then hints+=("run as root: $self --criu"); fi
+    if [ ${#hints[@]} = 0 ]; then return; fi
+    fail $EXIT_FAILED "cannot install what is missing: this is not root, and there is no sudo" "${hints[@]}"
+}
+
+# --- CRIU -----------------------------------------------------------------------------------------------------------
+
+# The version says too little: whether one works depends on the kernel, so CRIU itself is asked.
+criu_works() { command -v criu >/dev/null && as_root "$(command -v criu)" check >/dev/null 2>&1; }
+
+say_criu_unchecked() { say "CRIU: at $(command -v criu), not checked ('criu check' needs root)"; }
+
+say_criu() { say "CRIU: $(criu --version | sed -n 's/^Version: //p') at $(command -v criu), 'criu check' passes"; }
+
+install_criu() {
+    if ! can_be_root && command -v criu >/dev/null; then
+        say_criu_unchecked
+        return
+    fi
+    if criu_works; then
+        say_criu
+        return
+    fi
+    is_debian || fail $EXIT_NOT_DEBIAN "this host has no working CRIU, and this is not Debian" \
+        "install CRIU 4.1 or later so that 'criu check' passes as root: https://criu.org/Installation"
+    if ! is_root; then
+        sudo "$self" --criu
+        return
+    fi
+    if [ -e "$criu_link" ] && [[ $(readlink -f "$criu_link") != "$criu_home"/* ]]; then
+        fail $EXIT_FAILED "cannot install CRIU: $criu_link fails 'criu check', and this script did not make it" \
+            "move it away, then run scripts/setup.sh again"
+    fi
+    say "CRIU: none here passes 'criu check'; fetching one with its libraries into $criu_home"
+    mkdir -p "$criu_home" "$(dirname "$criu_link")"
+    exec 9<"$criu_home"
+    flock 9 # two at once would remove each other's folders
+    if criu_works; then # the other one made it meanwhile
+        say_criu
+        return
+    fi
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    chmod 755 "$scratch" # apt downloads as a user of its own
+    download_criu
+    unpack_criu
+    remove_old_criu
+    say_criu
+}
+
+# Prints the addresses of the Debian mirrors that this system is set to use. Apt itself is asked, as it knows every
+# format and place of sources; it needs no package lists for this.
+debian_mirrors() {
+    local suites
+    # shellcheck disable=SC1091
+    suites="$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")|oldstable|stable|testing|unstable|sid"
+    apt-get update --print-uris | sed -nE "s#^'(.*[^/])/*/dists/($suites)/InRelease'.*#\1#p" | sort -u
+}
+
+# Writes an apt configuration with sources, lists and package state of its own, so that the system's stay as they are.
+# Proxies and credentials still come from the system's.
+write_apt_configuration() { # MIRROR SUITE
+    local keyring signed=""
+    for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
+        if [ -f "$keyring" ]; then signed="[signed-by=$keyring] "; fi
+    done
+    rm -rf "$scratch/apt"
+    mkdir -p "$scratch"/apt/{none,lists/partial,cache/archives/partial}
+    : >"$scratch/apt/status" # empty: apt is to fetch the libraries that the system has in older versions, too
+    echo "deb $signed$1 $2 main" >"$scratch/apt/sources.list"
+    cat >"$scratch/apt/apt.conf" <<END
+Dir::Etc::sourcelist "$scratch/apt/sources.list";
+Dir::Etc::sourceparts "$scratch/apt/none";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "$scratch/apt/none";
+Dir::State::lists "$scratch/apt/lists";
+Dir::State::status "$scratch/apt/status";
+Dir::State::extended_states "$scratch/apt/extended_states";
+Dir::Cache "$scratch/apt/cache";
+Dir::Log "$scratch/apt";
+APT::Default-Release "";
+APT::Get::List-Cleanup "false";
+Acquire::Languages "none";
+Acquire::Retries "3";
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Post-Invoke;
+END
+}
+
+# Leaves CRIU, patchelf and everything they depend on as .deb files under $scratch/apt/cache/archives.
+download_criu() {
+    local mirror suite log="$scratch/log"
+    : >"$log"
+    for suite in $criu_suites; do
+        for mirror in $(debian_mirrors); do
+            write_apt_configuration "$mirror" "$suite"
+            if apt-get -q -c "$scratch/apt/apt.conf" update >>"$log" 2>&1 &&
+                apt-get -q -c "$scratch/apt/apt.conf" install --download-only --yes --no-install-recommends \
+                    criu patchelf >>"$log" 2>&1; then
+                return
+            fi
+        done
+    done
+    tail -n 15 "$log" >&2
+    fail $EXIT_FAILED "cannot download CRIU: no mirror in apt's sources gave it (log above; tried: $criu_suites)" \
+        "check the network and that a Debian mirror stands in /etc/apt, then run scripts/setup.sh again" \
+        "or install a CRIU yourself that passes 'criu check'"
+}
+
+# Unpacks into a fresh folder, checks the result there, and only then turns the link: an interrupted run leaves at most
+# a folder that nothing points to, which the next run removes. The folder cannot be built elsewhere and renamed, as its
+# path is in the binary.
+unpack_criu() {
+    local home deb binary lib_dir interpreter report
+    home=$(mktemp -d "$criu_home/criu.XXXXXX")
+    chmod 755 "$home"
+    for deb in "$scratch"/apt/cache/archives/*.deb; do dpkg -x "$deb" "$home"; done
+    binary=$home/usr/sbin/criu
+    lib_dir=$(dirname "$(find "$home" -name libc.so.6 -print -quit)")
+    patchelf() { "$interpreter" --library-path "$lib_dir" "$home/usr/bin/patchelf" "$@"; }
+    interpreter=$(find "$home" -type f -name 'ld-linux*.so*' -print -quit)
+    # An rpath, not a runpath: it holds for the libraries' own libraries, too.
+    patchelf --set-interpreter "$interpreter" --force-rpath --set-rpath "$lib_dir" "$binary"
+    if ! report=$("$binary" check 2>&1); then
+        rm -rf "$home"
+        fail $EXIT_FAILED "cannot use the downloaded CRIU: its 'criu check' says: $report" \
+            "this kernel ($(uname -r)) may lack CONFIG_CHECKPOINT_RESTORE, or need a newer CRIU"
+    fi
+    ln -sfn "$binary" "$criu_link.new"
+    mv -T "$criu_link.new" "$criu_link"
+}
+
+remove_old_criu() {
+    local folder
+    for folder in "$criu_home"/criu.*; do
+        if [[ $(readlink "$criu_link") != "$folder"/* ]]; then rm -rf "$folder"; fi
+    done
+}
+
+# --- Rust -----------------------------------------------------------------------------------------------------------
+
+rust_wanted() {
+    sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$root_dir/Cargo.toml" 2>/dev/null | head -n 1 || true
+}
+
+rust_found() { (cd "$root_dir" && cargo --version 2>/dev/null | cut -d' ' -f2) || true; }
+
+rust_works() {
+    local found
+    found=$(rust_found)
+    [ -n "$found" ] && printf '%s\n' "$(rust_wanted)" "$found" | sort -V -C
+}
+
+# rustup puts the toolchain into the caller's home: never through sudo.
+install_rust() {
+    if ! rust_works && ! command -v rustup >/dev/null && can_be_root && apt_offers rustup; then
+        say "installing rustup from Debian"
+        apt_get install rustup ||
+            fail $EXIT_FAILED "cannot install rustup: apt-get says why above" \
+                "if Debian's own cargo and rustc are in its way: apt-get remove cargo rustc"
+    fi
+    if ! rust_works && command -v rustup >/dev/null; then
+        say "installing Rust's stable toolchain"
+        rustup toolchain install stable --profile minimal --component clippy,rustfmt || true # rust_works judges
+        if ! rust_works; then rustup default stable || true; fi
+    fi
+    rust_works || fail $EXIT_FAILED "cannot build Workrs: cargo is $(rust_lack)" \
+        "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+    say "Rust: $(rust_found) at $(command -v cargo)"
+}
+
+rust_lack() {
+    local found wanted
+    found=$(rust_found) wanted=$(rust_wanted)
+    echo "${found:-missing}${wanted:+ (wanted: $wanted or later)}"
+}
+
+# --- main -----------------------------------------------------------------------------------------------------------
+
+check() {
+    local lines lacks=0
+    lines=$(missing)
+    if [ -n "$lines" ]; then
+        say "missing packages:"
+        print_missing "$lines"
+        lacks=1
+    fi
+    if ! command -v criu >/dev/null; then
+        say "missing: criu"
+        lacks=1
+    elif ! is_root && ! sudo -n true 2>/dev/null; then
+        say_criu_unchecked
+    elif ! criu_works; then
+        say "missing: a CRIU that works ('criu check' fails with $(command -v criu))"
+        lacks=1
+    fi
+    if ! rust_works; then
+        say "missing: Rust; cargo is $(rust_lack)"
+        lacks=1
+    fi
+    if [ $lacks = 0 ]; then say "all is there"; fi
+    return $lacks
+}
+
+main() {
+    local mode=install argument
+    with_bench=no
+    for argument in "$@"; do
+        case $argument in
+        --check) mode=check ;;
+        --criu) mode=criu ;;
+        --bench) with_bench=yes ;;
+        -h | --help) usage && exit ;;
+        *) usage >&2 && fail $EXIT_USAGE "unknown option $argument" ;;
+        esac
+    done
+    require_sys_admin
+    if [ $mode = check ]; then
+        check
+        return
+    fi
+    require_root_or_sudo
+    if [ $mode = install ]; then install_packages; fi
+    install_criu
+    if [ $mode = install ]; then install_rust; fi
+}
+
+main "$@"
