@@ -4,7 +4,12 @@
 //! → [`Container::start`] or [`Container::restore`] → any number of freezes → [`Container::wait`] →
 //! the node reads the outputs → [`Container::destroy`].
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::{Path, PathBuf}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds};
@@ -74,11 +79,12 @@ pub enum ContainerEnd {
 pub struct Capture {
     /// What a restore needs of a host.
     pub needs: RestoreNeeds,
-    /// Every part, in the folder that was named for the capture.
+    /// Every part. Folders lie in the folder that was named for the capture, images where the engine keeps its disks.
     pub parts: Vec<CapturedPart>,
 }
 
-/// One part of a capture. The file or folder stays until the caller removes it.
+/// One part of a capture. The file or folder stays until the caller removes it or, if it lies outside the folder that was
+/// named for the capture, destroys the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CapturedPart {
     /// A folder of regular files without subfolders.
@@ -179,7 +185,8 @@ pub trait Container: Send + Sync {
 /// written meanwhile, of its output.
 #[async_trait]
 pub trait Frozen: Send {
-    /// Captures into the empty folder `into`, on the same file system as the engine's own.
+    /// Captures, folders into the empty folder `into`, which may be on any file system. What a failed capture leaves
+    /// in it is of no use.
     async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError>;
 
     /// Lets the container go on.

@@ -5,12 +5,20 @@
 //! - [`fake`]: a pretended one for tests of everything above.
 //! - [`conformance`]: the one suite that every engine passes.
 //! - [`preflight`]: what this host can do, and how to mend what is missing.
+//! - [`internal`]: what the engine's helper processes do; the executable forwards `internal <verb> …` to it.
 
 pub mod conformance;
 pub mod engine;
 pub mod fake;
+pub mod internal;
 pub mod preflight;
 pub mod runc;
+
+mod cgroup;
+mod disk;
+mod image;
+mod mounts;
+mod process;
 
 pub use self::engine::{
     Capabilities, Capture, CapturedPart, Container, ContainerEnd, ContainerSpec, Engine, EngineError, Frozen, Origin,

@@ -1,9 +1,11 @@
 //! State, blobs and checkpoints of Workrs.
 //!
 //! - [`state`]: the trait [`state::StateStore`] and its contract.
+//! - [`fresh`]: the wall clock, and ids drawn at random.
 //! - [`redb`]: one machine's state in a file.
 //! - [`faulty`]: a wrapper that refuses operations or loses their answers, for tests.
 //! - [`conformance`]: the one suite that every state store passes.
+//! - [`envelope`]: how a value stands in a state store: checksum, owner, and which operations wrote it.
 //! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
 //! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
 //! - [`checkpoints`]: stores what an engine captured, and brings it back, every byte verified.
@@ -11,7 +13,9 @@
 pub mod blobs;
 pub mod checkpoints;
 pub mod conformance;
+pub mod envelope;
 pub mod faulty;
+pub mod fresh;
 pub mod records;
 pub mod redb;
 pub mod state;

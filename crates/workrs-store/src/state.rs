@@ -1,7 +1,7 @@
 //! The contract of a state store: a small, ordered, durable map with conditional transactions, watches and leases.
 //!
-//! Values are opaque bytes, keys are UTF-8 and sorted by their bytes. Every committed transaction gets a revision,
-//! greater than all before it. A backend implements [`StateStore`] and lists itself in [`crate::conformance`].
+//! Values are opaque bytes, keys are UTF-8 and sorted by their bytes. Every committed transaction that changes
+//! something gets a revision, greater than all before it. A backend implements [`StateStore`] and lists itself in [`crate::conformance`].
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,7 +44,7 @@ pub enum Condition {
     Absent(String),
     /// Something stands at the key.
     Present(String),
-    /// What stands at the key was written by this transaction.
+    /// What stands at the key was written by this transaction, also if it wrote the same bytes as stood there before.
     Unchanged(String, Revision),
 }
 
@@ -57,7 +57,7 @@ pub enum Change {
     Delete(String),
 }
 
-/// Changes that happen together if all conditions hold, or not at all. No key is changed twice.
+/// Changes that happen together if all conditions hold, or not at all. One that changes a key twice is refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// All must hold.
@@ -118,10 +118,13 @@ pub trait StateStore: Send + Sync + 'static {
     /// Entries whose keys begin with `prefix` and lie behind `after`, at most `limit`, in key order.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StateError>;
 
-    /// Applies all changes of a transaction if all its conditions hold.
+    /// Applies all changes of a transaction if all its conditions hold, and gives its revision. One that changes
+    /// nothing, such as deleting what is absent, gives the newest revision. If the future is dropped, the
+    /// transaction may be applied all the same.
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StateError>;
 
     /// Everything that happens behind revision `from` to keys that begin with `prefix`, in order, nothing twice.
+    /// A watcher that falls far behind is ended with [`WatchEvent::Compacted`]; nobody waits for it.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StateError>;
 
     /// A new lease. It lives until it is revoked, or is not renewed for `ttl`; on one machine's store, until the

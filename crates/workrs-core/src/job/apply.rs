@@ -40,7 +40,7 @@ impl JobRecord {
                 JobState::Running { holder: current, cancel, .. },
                 JobEvent::Finished { holder, at, outcome, outputs, log_bytes },
             ) if current == holder => {
-                next.end_attempt(*at, describe(outcome));
+                next.end_attempt(*at, &describe(outcome));
                 let retry =
                     matches!(outcome, Outcome::Failed { .. }) && self.retried < self.spec.retries && cancel.is_none();
                 if retry {
@@ -182,10 +182,10 @@ impl JobRecord {
         Ok(())
     }
 
-    fn end_attempt(&mut self, at: Timestamp, note: String) {
+    fn end_attempt(&mut self, at: Timestamp, note: &str) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.ended_at = Some(at);
-            push_note(attempt, &note);
+            push_note(attempt, note);
         }
     }
 
@@ -206,14 +206,14 @@ impl JobRecord {
     }
 
     fn leave(&mut self, at: Timestamp, reason: &str, cancelled: bool) {
-        self.end_attempt(at, format!("released: {reason}"));
+        self.end_attempt(at, &format!("released: {reason}"));
         self.requeue(at, reason, cancelled);
     }
 
     fn lose(&mut self, at: Timestamp, reason: &str, cancelled: bool) {
         self.losses += 1;
         self.totals.losses += 1;
-        self.end_attempt(at, reason.to_owned());
+        self.end_attempt(at, reason);
         if self.losses >= MAX_CONSECUTIVE_LOSSES && !cancelled {
             let log_bytes = self.resume_point().map_or(self.log_base, |checkpoint| checkpoint.log_bytes);
             self.finish(at, Outcome::Lost, log_bytes);

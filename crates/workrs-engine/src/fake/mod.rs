@@ -1,0 +1,115 @@
+//! A pretended engine: its programs count ticks of tokio's clock, so that everything above the engine can be tested
+//! without root, in no time, and with faults at every single call.
+//!
+//! Programs ([`ContainerSpec::command`]):
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `count <n> <tick ms>` | prints `1` to `<n>`, one line a tick, appends each to `/job/lines`, exits 0 |
+//! | `fail-dump <n> <tick ms>` | the same, but its memory cannot be captured |
+//! | `sleep <ms>` | exits 0 after that time |
+//! | `exit <code>`, `signal <number>`, `oom`, `fill-disk`, `vanish` | ends at once, in this way |
+//! | `write <path in /job> <text>` | writes a file, exits 0 |
+//!
+//! Anything else cannot be started. Time that a program spends frozen does not count.
+
+mod container;
+mod host;
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use workrs_core::manifest::RestoreNeeds;
+
+use crate::engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, Origin};
+
+pub use self::host::{FakeHost, Fault, Restores};
+use self::{container::FakeContainer, host::Boot, program::Program};
+
+/// The name in the captures of this engine.
+pub const ENGINE: &str = "fake";
+const FORMAT: u32 = 1;
+
+/// The engine of one life of a [`FakeHost`]; after a crash every call of it hangs, as those of a dead process do.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    boot: Boot,
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    fn name(&self) -> &'static str {
+        ENGINE
+    }
+
+    fn format(&self) -> u32 {
+        FORMAT
+    }
+
+    async fn capabilities(&self) -> Capabilities {
+        Capabilities { run: Ok(()), dump: self.boot.dump_capability() }
+    }
+
+    async fn disk_capacity(&self) -> u64 {
+        self.boot.disk_capacity()
+    }
+
+    async fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        self.boot.call("sweep", || self.boot.sweep()).await
+    }
+
+    async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError> {
+        let made = self.boot.call("prepare", || self.make(spec, &origin)).await?;
+        Ok(Box::new(made))
+    }
+}
+
+impl FakeEngine {
+    fn make(&self, spec: &ContainerSpec, origin: &Origin) -> Result<FakeContainer, EngineError> {
+        let program = match origin {
+            Origin::New => Program::new(&spec.command),
+            Origin::Captured { folder, mode, needs } => {
+                self.check(needs)?;
+                Program::restored(&spec.command, folder, *mode)?
+            }
+        };
+        let folder = self.boot.make_folder(&format!("{}-{}", spec.job, spec.attempt))?;
+        if let Origin::Captured { folder: captured, .. } = origin
+            && let Err(refused) = unpack(captured, &folder)
+        {
+            let _ = std::fs::remove_dir_all(&folder);
+            return Err(refused);
+        }
+        Ok(FakeContainer::new(self.boot.clone(), folder, program))
+    }
+
+    fn check(&self, needs: &RestoreNeeds) -> Result<(), EngineError> {
+        if needs.engine != ENGINE || needs.format != FORMAT {
+            return Err(EngineError::Unfit(format!("it was captured by {} {}", needs.engine, needs.format)));
+        }
+        match self.boot.restores() {
+            Restores::Work | Restores::FailAtStart => Ok(()),
+            Restores::Refused => Err(EngineError::Refused("the test refuses restores".to_owned())),
+            Restores::Unfit => Err(EngineError::Unfit("the test makes this host unfit".to_owned())),
+        }
+    }
+}
+
+/// Brings `/job` back from the captured disk, a JSON list of names and contents.
+fn unpack(captured: &Path, folder: &Path) -> Result<(), EngineError> {
+    let refused = |error: String| EngineError::Refused(format!("the fake disk cannot be read: {error}"));
+    let bytes = std::fs::read(captured.join("disk")).map_err(|error| refused(error.to_string()))?;
+    let files: Vec<(PathBuf, Vec<u8>)> = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+    for (name, content) in files {
+        let path = folder.join("job").join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| EngineError::Host(error.to_string()))?;
+        }
+        std::fs::write(path, content).map_err(|error| EngineError::Host(error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+use std::{io::Read, os::fd::OwnedFd};
+
+use super::*;
+use crate::engine::ContainerEnd;
+
+fn spec(command: &[&str]) -> ContainerSpec {
+    ContainerSpec {
+        job: workrs_core::id::JobId::new("job").unwrap(),
+        attempt: "1".to_owned(),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        env: std::collections::BTreeMap::new(),
+        cpus_milli: 1000,
+        memory_bytes: 1 << 20,
+        disk_bytes: 1 << 20,
+    }
+}
+
+fn pipe() -> (std::fs::File, OwnedFd) {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    (read.into(), write)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_ends_every_container_and_hangs_the_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = FakeHost::new(folder.path());
+    let engine = host.engine();
+    let container = engine.prepare(&spec(&["count", "10", "1000"]), Origin::New).await.unwrap();
+    let (mut read, write) = pipe();
+    container.start(write).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    host.crash();
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), container.wait()).await;
+    assert!(waited.is_err(), "a dead node learns of no end");
+    drop(container);
+    let mut printed = String::new();
+    read.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "1\n2\n");
+    assert_eq!(host.engine().sweep().await.unwrap(), ["job-1"]);
+    assert!(host.containers().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_strike_the_call_that_was_named() {
+    for fault in [Fault::FailBefore, Fault::FailAfter] {
+        let folder = tempfile::tempdir().unwrap();
+        let host = FakeHost::new(folder.path());
+        host.inject(1, fault);
+        let container = host.engine().prepare(&spec(&["exit", "3"]), Origin::New).await.unwrap();
+        assert!(matches!(container.start(pipe().1).await, Err(EngineError::Host(_))));
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(1), container.wait()).await;
+        assert_eq!(ended.ok(), (fault == Fault::FailAfter).then_some(ContainerEnd::Exited(3)));
+        assert_eq!(host.calls(), ["prepare", "start"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_within_a_call_is_told_to_the_test() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = FakeHost::new(folder.path());
+    host.inject(0, Fault::CrashAfter);
+    let engine = host.engine();
+    let node = tokio::spawn(async move { engine.prepare(&spec(&["exit", "0"]), Origin::New).await.is_ok() });
+    host.crashed().await;
+    node.abort();
+    assert_eq!(host.containers(), ["job-1"]);
+    assert_eq!(host.engine().sweep().await.unwrap(), ["job-1"]);
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_keeps_the_contract_of_an_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = FakeHost::new(folder.path().join("host"));
+    let programs = crate::conformance::Programs {
+        count: |lines, tick_ms| words(&["count", &lines.to_string(), &tick_ms.to_string()]),
+        exit: |code| words(&["exit", &code.to_string()]),
+        signal: |signal| words(&["signal", &signal.to_string()]),
+        exhaust_memory: || words(&["oom"]),
+        fill_disk: || words(&["fill-disk"]),
+        environment: None,
+    };
+    let engine = host.engine();
+    let leftovers = || host.containers();
+    let subject =
+        crate::conformance::Subject { engine: &engine, folder: folder.path(), programs, leftovers: &leftovers };
+    crate::conformance::run(&subject).await;
+}

@@ -1,0 +1,19 @@
+//! What the engine's helper processes do. They are this same executable, called as `<helper> internal <verb> …`.
+
+use std::path::Path;
+
+use crate::runc;
+
+/// Does what `verb` says and gives the exit code. Must be called before threads are started or files opened.
+///
+/// | verb | arguments | what |
+/// |---|---|---|
+/// | `guard` | cgroup, runc's root | ends the node's jobs when standard input closes without a farewell |
+/// | `lo-up` | | OCI hook: brings `lo` up in the container whose state is on standard input |
+pub fn internal(verb: &str, args: &[String]) -> Result<i32, String> {
+    match (verb, args) {
+        ("guard", [cgroup, runc_root]) => runc::guard(cgroup, Path::new(runc_root)),
+        ("lo-up", []) => runc::lo_up(),
+        _ => Err(format!("no internal command {verb:?} with {} arguments", args.len())),
+    }
+}

@@ -1,0 +1,138 @@
+//! A frozen container, and the capture of it.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio::sync::MutexGuard;
+use workrs_core::{
+    job::CheckpointMode,
+    manifest::{MappedFile, RestoreNeeds},
+};
+
+use super::{ENGINE, FORMAT, container::Inner};
+use crate::{
+    disk::io_error,
+    engine::{Capture, CapturedPart, EngineError, Frozen},
+};
+
+/// Thaws when dropped.
+pub(super) struct RuncFrozen<'a> {
+    inner: &'a Arc<Inner>,
+    _alone: MutexGuard<'a, ()>,
+    frozen: bool,
+}
+
+impl<'a> RuncFrozen<'a> {
+    /// Does beforehand what would hold the frozen job up: writes its disk back and hashes what it has mapped.
+    pub(super) async fn freeze(
+        inner: &'a Arc<Inner>,
+        alone: MutexGuard<'a, ()>,
+        deadline: Duration,
+    ) -> Result<Self, EngineError> {
+        if !inner.is_running() {
+            return Err(EngineError::Host("the container does not run".to_owned()));
+        }
+        blocking(inner, |inner| {
+            inner.disk.flush()?;
+            mapped(inner).map(drop)
+        })
+        .await?;
+        // From here on, as this can be dropped at any await.
+        let mut frozen = Self { inner, _alone: alone, frozen: true };
+        if let Err(error) = inner.group.freeze(deadline).await {
+            frozen.thaw_now();
+            return Err(EngineError::Host(format!("failed to freeze the container: {error}")));
+        }
+        Ok(frozen)
+    }
+
+    fn thaw_now(&mut self) {
+        if std::mem::take(&mut self.frozen)
+            && let Err(error) = self.inner.group.thaw()
+        {
+            tracing::error!(%error, "a container could not be thawed");
+        }
+    }
+
+    /// CRIU's images of the memory, regular files only.
+    async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), EngineError> {
+        fs::create_dir(images).map_err(|error| io_error(images, &error))?;
+        let dumped = self.inner.runc.checkpoint(images, deadline).await;
+        dumped.map_err(|error| EngineError::CannotCapture(self.inner.runc.why_no_dump(&error)))?;
+        let entries = fs::read_dir(images).map_err(|error| io_error(images, &error))?;
+        for entry in entries.flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                let name = entry.file_name();
+                return Err(EngineError::CannotCapture(format!("{} of the dump is not a file", name.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Frozen for RuncFrozen<'_> {
+    async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError> {
+        let began = Instant::now();
+        let images = into.join("memory");
+        // The dump does not write to the job disk, so both go on at once.
+        let disk = blocking(self.inner, |inner| {
+            inner.disk.flush()?;
+            let clone = inner.disk.clone_image()?;
+            Ok((clone, mapped(inner)?, Instant::now()))
+        });
+        let dump = async { if mode == CheckpointMode::Full { self.dump(&images, deadline).await } else { Ok(()) } };
+        let late = |_| EngineError::CannotCapture(format!("its disk was not written back within {deadline:?}"));
+        let (dumped, disk) = tokio::join!(dump, tokio::time::timeout(deadline, disk));
+        let (clone, mapped, disk_done) = disk.map_err(late).flatten()?;
+        let ended =
+            if self.inner.is_running() { Ok(()) } else { Err(EngineError::CannotCapture("it has ended".to_owned())) };
+        if let Err(error) = dumped.and(ended) {
+            let _unused = fs::remove_file(clone);
+            return Err(error);
+        }
+        tracing::debug!(dump = ?began.elapsed(), disk = ?disk_done.duration_since(began), "captured");
+        let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path: clone }];
+        let mut needs = RestoreNeeds {
+            engine: ENGINE.to_owned(),
+            format: FORMAT,
+            arch: std::env::consts::ARCH.to_owned(),
+            mapped: Vec::new(),
+        };
+        if mode == CheckpointMode::Full {
+            parts.insert(0, CapturedPart::Folder { name: "memory".to_owned(), path: images });
+            needs.mapped = mapped;
+        }
+        Ok(Capture { needs, parts })
+    }
+
+    async fn thaw(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.frozen = false;
+        self.inner.group.thaw().map_err(|error| EngineError::Host(format!("failed to thaw the container: {error}")))
+    }
+}
+
+impl Drop for RuncFrozen<'_> {
+    fn drop(&mut self) {
+        self.thaw_now();
+    }
+}
+
+fn mapped(inner: &Inner) -> Result<Vec<MappedFile>, EngineError> {
+    let files = inner.shared.mapped.of_processes(&inner.image, &inner.group.processes());
+    files.map_err(|error| EngineError::Host(format!("failed to hash what the job has mapped: {error}")))
+}
+
+async fn blocking<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let inner = Arc::clone(inner);
+    let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+    done.map_err(|error| EngineError::Host(error.to_string()))?
+}

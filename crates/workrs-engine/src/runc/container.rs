@@ -1,0 +1,382 @@
+//! A container: from the prepared disk to the end of the last process.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, chown},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use rustix::process::{Pid, PidfdFlags};
+use tokio::{
+    net::unix::pipe::Receiver,
+    sync::{Mutex, watch},
+};
+
+use super::{
+    Shared,
+    bundle::{self, Host},
+    capture::RuncFrozen,
+    end::{Evidence, Status, judge, read_status},
+    runtime::Runc,
+};
+use crate::{
+    cgroup::Group,
+    disk::{ID_BASE, JOB_ID, JobDisk, io_error},
+    engine::{Container, ContainerEnd, ContainerSpec, EngineError, Frozen},
+    image::HostImage,
+};
+
+/// The first process of every container; see `init/main.rs`.
+static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workrs-init"));
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Memory of many gigabytes is read in this time.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(600);
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the disk is looked at. What fills it in less time fails by itself.
+const DISK_POLL: Duration = Duration::from_millis(200);
+/// How often the init's first word is looked for; it usually stands there when runc returns.
+const STATUS_POLL: Duration = Duration::from_millis(1);
+
+/// Where a container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Prepared,
+    Running,
+    Ended(ContainerEnd),
+}
+
+/// A container; dropping it without `destroy` ends and removes it in the background.
+#[derive(Debug)]
+pub(super) struct RuncContainer {
+    inner: Arc<Inner>,
+    job_folder: PathBuf,
+}
+
+/// What the container, its supervisor and its frozen guard share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: JobDisk,
+    pub(super) image: Arc<HostImage>,
+    pub(super) group: Group,
+    pub(super) runc: Runc,
+    /// The bundle's folder.
+    pub(super) folder: PathBuf,
+    spec: ContainerSpec,
+    /// CRIU's images, if the container is to be restored.
+    memory: Option<PathBuf>,
+    life: watch::Sender<Life>,
+    killed: AtomicBool,
+    disk_full: AtomicBool,
+    destroyed: AtomicBool,
+    /// Held by whoever starts, freezes or destroys.
+    operation: Mutex<()>,
+}
+
+impl RuncContainer {
+    /// Takes the mounted disk and writes the bundle.
+    pub(super) fn prepare(
+        shared: Arc<Shared>,
+        spec: &ContainerSpec,
+        name: String,
+        disk: JobDisk,
+        image: Arc<HostImage>,
+        memory: Option<PathBuf>,
+    ) -> Result<Self, EngineError> {
+        let folder = shared.run_folder().join(&name);
+        let group = shared.hierarchy.group(&format!("{}/{name}", shared.node_cgroup()));
+        let runc = Runc::new(shared.runc_root(), folder.clone(), name);
+        let job_folder = disk.mount_point().join("job");
+        let inner = Inner {
+            shared,
+            disk,
+            image,
+            group,
+            runc,
+            folder,
+            spec: spec.clone(),
+            memory,
+            life: watch::Sender::new(Life::Prepared),
+            killed: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
+            destroyed: AtomicBool::new(false),
+            operation: Mutex::new(()),
+        };
+        inner.write_bundle()?;
+        inner.write_notes()?;
+        Ok(Self { inner: Arc::new(inner), job_folder })
+    }
+}
+
+impl Inner {
+    fn write_bundle(&self) -> Result<(), EngineError> {
+        for folder in [self.folder.join("dump"), self.folder.join("restore")] {
+            fs::create_dir_all(&folder).map_err(|error| io_error(&folder, &error))?;
+        }
+        let criu_config = self.folder.join("criu.conf");
+        let cgroup = format!("{}/{}-{}", self.shared.node_cgroup(), self.spec.job, self.spec.attempt);
+        let host = Host {
+            root: self.image.root(),
+            live_usr: self.image.live_usr(),
+            disk: &self.disk.mount_point(),
+            cgroup: &cgroup,
+            limits_swap: self.shared.hierarchy.limits_swap(),
+            criu_config: &criu_config,
+            helper: &self.shared.config.helper,
+        };
+        let config = bundle::config(&self.spec, &host).to_string();
+        let files =
+            [(criu_config.clone(), criu_options(self.spec.disk_bytes)), (self.folder.join("config.json"), config)];
+        for (path, content) in files {
+            fs::write(&path, content).map_err(|error| io_error(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the init, unless a restored one lies there, and the number of the attempt where the job sees them.
+    fn write_notes(&self) -> Result<(), EngineError> {
+        let folder = self.notes();
+        if self.memory.is_none() {
+            write_owned(&folder.join("init"), INIT, 0o755).map_err(|error| io_error(&folder, &error))?;
+        }
+        let attempt = format!("{}\n", self.spec.attempt);
+        write_owned(&folder.join("attempt"), attempt.as_bytes(), 0o644).map_err(|error| io_error(&folder, &error))
+    }
+
+    /// `/run/workrs` of the job.
+    fn notes(&self) -> PathBuf {
+        self.disk.mount_point().join("run/workrs")
+    }
+
+    fn status(&self) -> Option<Status> {
+        read_status(&self.notes().join("status"))
+    }
+
+    fn life(&self) -> Life {
+        *self.life.borrow()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.life() == Life::Running
+    }
+
+    async fn start(self: &Arc<Self>, output: OwnedFd) -> Result<(), EngineError> {
+        let _alone = self.operation.lock().await;
+        self.expect_prepared()?;
+        let started = self.runc.run(output, START_DEADLINE).await;
+        started.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
+        self.supervise()?;
+        let began = Instant::now();
+        loop {
+            match self.status() {
+                Some(Status::CannotStart(why)) => return Err(EngineError::CannotStart(why)),
+                Some(_) => return Ok(()),
+                None if self.life() != Life::Running || began.elapsed() > START_DEADLINE => return Ok(()),
+                None => tokio::time::sleep(STATUS_POLL).await,
+            }
+        }
+    }
+
+    async fn restore(self: &Arc<Self>, output: OwnedFd) -> Result<(), EngineError> {
+        let Some(memory) = &self.memory else { return self.start(output).await };
+        let _alone = self.operation.lock().await;
+        self.expect_prepared()?;
+        if let Err(error) = self.runc.restore(memory, output, RESTORE_DEADLINE).await {
+            let complaint = self.runc.complaint(&error);
+            return Err(match self.runc.why_no_restore() {
+                Some(why) if !self.killed.load(Ordering::SeqCst) => EngineError::Refused(why),
+                _ => EngineError::Host(complaint),
+            });
+        }
+        self.supervise()
+    }
+
+    fn expect_prepared(&self) -> Result<(), EngineError> {
+        match self.life() {
+            Life::Prepared => Ok(()),
+            _ => Err(EngineError::Host("the container was started or ended before".to_owned())),
+        }
+    }
+
+    /// Watches the container's first process, whose number runc wrote down, until it ends.
+    fn supervise(self: &Arc<Self>) -> Result<(), EngineError> {
+        let failed = |error: io::Error| EngineError::Host(format!("failed to watch the container: {error}"));
+        let pid = fs::read_to_string(self.runc.pid_file()).map_err(failed)?;
+        let pid =
+            pid.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // Not a pipe, but all that is asked of it is when it becomes readable.
+            Ok(pidfd) => Some(Receiver::from_owned_fd_unchecked(pidfd).map_err(failed)?),
+            // It ended and was reaped already.
+            Err(rustix::io::Errno::SRCH) => None,
+            Err(error) => return Err(failed(error.into())),
+        };
+        self.life.send_replace(Life::Running);
+        let inner = Arc::clone(self);
+        tokio::spawn(async move { inner.watch(pidfd).await });
+        Ok(())
+    }
+
+    async fn watch(&self, pidfd: Option<Receiver>) {
+        if let Some(pidfd) = pidfd {
+            let mut poll = tokio::time::interval(DISK_POLL);
+            loop {
+                tokio::select! {
+                    _ended = pidfd.readable() => break,
+                    _ = poll.tick() => self.end_if_disk_is_full(),
+                }
+            }
+        }
+        // The kernel has killed the rest of the namespace by now; should something be left in the cgroup, it goes.
+        self.group.kill_all(KILL_DEADLINE).await;
+        let end = judge(&Evidence {
+            status: self.status(),
+            killed: self.killed.load(Ordering::SeqCst),
+            disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.is_full(),
+            oom_kills: self.group.oom_kills(),
+        });
+        self.life.send_replace(Life::Ended(end));
+    }
+
+    fn end_if_disk_is_full(&self) {
+        if self.disk.is_full() {
+            self.disk_full.store(true, Ordering::SeqCst);
+            self.killed.store(true, Ordering::SeqCst);
+            self.group.kill();
+        }
+    }
+
+    async fn wait(&self) -> ContainerEnd {
+        let mut life = self.life.subscribe();
+        loop {
+            if let Life::Ended(end) = *life.borrow_and_update() {
+                return end;
+            }
+            // The sender lives as long as this.
+            let _changed = life.changed().await;
+        }
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        self.killed.store(true, Ordering::SeqCst);
+        self.life.send_if_modified(|life| {
+            let never_ran = *life == Life::Prepared && self.group.processes().is_empty();
+            if never_ran {
+                *life = Life::Ended(ContainerEnd::Signalled(9));
+            }
+            never_ran
+        });
+        if self.group.kill_all(KILL_DEADLINE).await {
+            Ok(())
+        } else {
+            Err(EngineError::Host("the container's processes cannot be killed".to_owned()))
+        }
+    }
+
+    async fn destroy(&self) -> Result<(), EngineError> {
+        self.kill().await?;
+        let _alone = self.operation.lock().await;
+        if self.destroyed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // A start or restore that was dropped half-way may have gone on until now.
+        self.kill().await?;
+        if self.life() == Life::Running {
+            let _ended = tokio::time::timeout(KILL_DEADLINE, self.wait()).await;
+        }
+        self.runc.delete(DELETE_DEADLINE).await.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
+        self.group.remove();
+        self.disk.remove()?;
+        fs::remove_dir_all(&self.folder).map_err(|error| io_error(&self.folder, &error))?;
+        self.destroyed.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// `ghost-limit` is 32 bits wide in CRIU.
+fn criu_options(disk_bytes: u64) -> String {
+    let ghost_limit = disk_bytes.min(u64::from(u32::MAX));
+    // A job without network has nothing to be held back; asking the firewall costs 40-150 ms and needs its tools.
+    format!("ghost-limit {ghost_limit}\nghost-fiemap\nnetwork-lock skip\n")
+}
+
+/// Writes a file of the container's root, anew, so that nothing that the job put there is followed.
+fn write_owned(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
+    io::Write::write_all(&mut file, content)?;
+    chown(path, Some(ID_BASE), Some(ID_BASE))
+}
+
+#[async_trait]
+impl Container for RuncContainer {
+    fn job_folder(&self) -> &Path {
+        &self.job_folder
+    }
+
+    fn job_user(&self) -> (u32, u32) {
+        (ID_BASE + JOB_ID, ID_BASE + JOB_ID)
+    }
+
+    async fn start(&self, output: OwnedFd) -> Result<(), EngineError> {
+        if self.inner.memory.is_some() {
+            return Err(EngineError::Host("a captured container is restored, not started".to_owned()));
+        }
+        self.inner.start(output).await
+    }
+
+    async fn restore(&self, output: OwnedFd) -> Result<(), EngineError> {
+        self.inner.restore(output).await
+    }
+
+    async fn wait(&self) -> ContainerEnd {
+        self.inner.wait().await
+    }
+
+    async fn freeze(&self) -> Result<Box<dyn Frozen + '_>, EngineError> {
+        let alone = self.inner.operation.lock().await;
+        Ok(Box::new(RuncFrozen::freeze(&self.inner, alone, FREEZE_DEADLINE).await?))
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        self.inner.kill().await
+    }
+
+    async fn destroy(&self) -> Result<(), EngineError> {
+        self.inner.destroy().await
+    }
+}
+
+impl Drop for RuncContainer {
+    fn drop(&mut self) {
+        if self.inner.destroyed.load(Ordering::SeqCst) {
+            return;
+        }
+        self.inner.killed.store(true, Ordering::SeqCst);
+        self.inner.group.kill();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let inner = Arc::clone(&self.inner);
+            runtime.spawn(async move {
+                if let Err(error) = inner.destroy().await {
+                    tracing::warn!(%error, "a container could not be removed");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The engine on the real runc and CRIU of this host; needs root. Run it with the name of a test to run only that.
+//!
+//! This executable is also the helper that the engine calls, and it runs itself in a mount namespace of its own, so that
+//! whatever happens no mount is left on the host.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod limits;
+mod node;
+mod reflinks;
+mod resume;
+mod suite;
+mod timing;
+
+use std::{os::unix::process::CommandExt, path::Path, process::Command, time::Instant};
+
+use workrs_engine::{
+    internal,
+    preflight::{self, Level},
+};
+
+const INSIDE: &str = "WORKRS_TEST_INSIDE";
+
+type Test = (&'static str, fn());
+
+const TESTS: [Test; 11] = [
+    ("keeps_the_contract_of_an_engine", suite::keeps_the_contract_of_an_engine),
+    ("a_job_sees_little_and_can_change_less", limits::a_job_sees_little_and_can_change_less),
+    ("a_fork_bomb_is_held", limits::a_fork_bomb_is_held),
+    ("ends_are_told_apart_after_a_restore", limits::ends_are_told_apart_after_a_restore),
+    ("a_busy_job_goes_on_where_it_was", resume::a_busy_job_goes_on_where_it_was),
+    ("what_cannot_be_captured_runs_on", resume::what_cannot_be_captured_runs_on),
+    ("a_dump_that_takes_too_long_is_ended", resume::a_dump_that_takes_too_long_is_ended),
+    ("a_data_folder_with_reflinks_needs_no_volume", reflinks::a_data_folder_with_reflinks_needs_no_volume),
+    ("a_dead_node_leaves_nothing_running", node::a_dead_node_leaves_nothing_running),
+    ("a_node_that_starts_sweeps", node::a_node_that_starts_sweeps),
+    ("timing", timing::timing),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [internal, verb, rest @ ..] = arguments.as_slice()
+        && internal == "internal"
+    {
+        let code = internal::internal(verb, rest).unwrap_or_else(|error| {
+            eprintln!("{error}");
+            1
+        });
+        std::process::exit(code);
+    }
+    if arguments.first().is_some_and(|first| first == "as-node") {
+        return node::node_process();
+    }
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in TESTS {
+            println!("{name}: test");
+        }
+        return;
+    }
+    if let Some(reason) = missing() {
+        println!("skipped: {reason}");
+        return;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        let failed = Command::new("unshare")
+            .args(["--mount", "--propagation", "slave"])
+            .arg(std::env::current_exe().unwrap())
+            .args(&arguments)
+            .env(INSIDE, "1")
+            .exec();
+        panic!("failed to enter a mount namespace: {failed}");
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    for (name, test) in TESTS.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str()))) {
+        let began = Instant::now();
+        test();
+        println!("test {name} ... ok ({:.1} s)", began.elapsed().as_secs_f64());
+    }
+}
+
+/// Why these tests cannot run here.
+fn missing() -> Option<String> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let findings = runtime.block_on(preflight::check(Path::new(suite::DATA), suite::POOL));
+    let missing = findings.into_iter().find(|finding| finding.level == Level::Missing)?;
+    Some(format!("{}: {}", missing.what, missing.detail))
+}

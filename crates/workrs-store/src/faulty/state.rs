@@ -1,0 +1,69 @@
+//! A state store on which faults strike.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{Fault, Faults};
+use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Watch};
+
+/// A state store on which faults strike.
+pub struct FaultyState {
+    inner: Arc<dyn StateStore>,
+    faults: Faults,
+}
+
+impl FaultyState {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn StateStore>, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+}
+
+fn refused() -> StateError {
+    StateError::Unavailable("refused by the test".to_owned())
+}
+
+fn lost() -> StateError {
+    StateError::Unknown("the test lost the answer".to_owned())
+}
+
+#[async_trait]
+impl StateStore for FaultyState {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StateError> {
+        self.faults.run(self.inner.get(key), refused, refused).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StateError> {
+        self.faults.run(self.inner.list(prefix, after, limit), refused, refused).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, StateError> {
+        let fault = self.faults.next().await;
+        if let Some(Fault::LoseAnswerThenApply(pause)) = fault {
+            let inner = Arc::clone(&self.inner);
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                let _ = inner.commit(transaction).await;
+            });
+            return Err(lost());
+        }
+        self.faults.run_with(fault, self.inner.commit(transaction), refused, lost).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StateError> {
+        self.faults.run(self.inner.watch(prefix, from), refused, refused).await
+    }
+
+    async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, StateError> {
+        self.faults.run(self.inner.grant_lease(ttl), refused, refused).await
+    }
+
+    async fn renew_lease(&self, lease: LeaseId) -> Result<(), StateError> {
+        self.faults.run(self.inner.renew_lease(lease), refused, refused).await
+    }
+
+    async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
+        self.faults.run(self.inner.revoke_lease(lease), refused, refused).await
+    }
+}

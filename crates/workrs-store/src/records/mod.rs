@@ -1,0 +1,236 @@
+//! Job records and their index keys in a state store.
+//!
+//! Every change is conditional on the revision that it was computed from; record and index keys change in one
+//! transaction. A write whose answer was lost is settled before the function returns (module `settle`), however long
+//! that takes: a caller that cannot wait drops the future and re-reads later.
+
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use workrs_core::{
+    id::{JobId, OperationId},
+    job::{IllegalEvent, JobEvent, JobRecord},
+    keys,
+};
+
+use self::settle::{Effect, Pause, Settled};
+use crate::{
+    envelope::{Envelope, InvalidEnvelope},
+    state::{Change, Condition, Revision, StateError, StateStore, Transaction},
+};
+
+/// The job records of a group.
+#[derive(Clone)]
+pub struct Records {
+    store: Arc<dyn StateStore>,
+}
+
+/// What a submit came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// The job is new and queued.
+    New(JobRecord),
+    /// The same job was submitted before; this is how it stands.
+    Existing(JobRecord),
+}
+
+/// Why a record was not read or changed. Unless the text says otherwise, nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// There is no such job.
+    #[error("there is no such job")]
+    NotFound,
+    /// Another job has this id.
+    #[error("another job has this id")]
+    IdTaken,
+    /// The event does not fit the record.
+    #[error(transparent)]
+    Illegal(#[from] IllegalEvent),
+    /// A condition that the caller gave does not hold.
+    #[error("a condition of the change no longer holds")]
+    GuardFailed,
+    /// The store cannot be asked; trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// What stands in the store is not what was written.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl From<StateError> for RecordError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Damaged(_) => Self::Damaged(error.to_string()),
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<InvalidEnvelope> for RecordError {
+    fn from(error: InvalidEnvelope) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+/// A record as it was read.
+struct Stored {
+    envelope: Envelope<JobRecord>,
+    revision: Revision,
+}
+
+impl Stored {
+    fn record(&self) -> &JobRecord {
+        &self.envelope.body
+    }
+
+    fn into_record(self) -> JobRecord {
+        self.envelope.body
+    }
+}
+
+impl Records {
+    /// The records in `store`.
+    pub fn new(store: Arc<dyn StateStore>) -> Self {
+        Self { store }
+    }
+
+    /// Where they stand.
+    pub fn store(&self) -> &Arc<dyn StateStore> {
+        &self.store
+    }
+
+    /// Creates a job. The same id, owner and spec are the same job; anything else under a known id is
+    /// [`RecordError::IdTaken`]. Once this has returned `Ok`, the job is durable.
+    pub async fn submit(&self, record: JobRecord, operation: &OperationId) -> Result<Submitted, RecordError> {
+        let key = keys::job(&record.id);
+        let envelope = Envelope::new(record.owner.as_str(), record.clone(), operation.clone());
+        let mut changes = index_changes(None, Some(&record));
+        changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
+        loop {
+            let transaction = Transaction { conditions: Vec::new(), changes: changes.clone() };
+            match self.commit_settled(&key, None, transaction, Effect::Written(operation)).await? {
+                Settled::Applied => return Ok(Submitted::New(record)),
+                Settled::Found(stored) => {
+                    return Ok(Submitted::New(stored.map_or(record, Stored::into_record)));
+                }
+                Settled::Lost => {}
+            }
+            // Absent again: somebody deleted it in between.
+            let Some(known) = self.read(&key).await?.map(Stored::into_record) else { continue };
+            let same = known.owner == record.owner && known.spec_hash == record.spec_hash;
+            return if same { Ok(Submitted::Existing(known)) } else { Err(RecordError::IdTaken) };
+        }
+    }
+
+    /// How a job stands.
+    pub async fn get(&self, id: &JobId) -> Result<Option<JobRecord>, RecordError> {
+        Ok(self.read(&keys::job(id)).await?.map(Stored::into_record))
+    }
+
+    /// Applies an event to a job, and gives the record as it stands then. An event that the record already reflects
+    /// writes nothing and does not look at `guards`. Otherwise the change happens only while all guards hold.
+    ///
+    /// `operation` names this change: a new one for each event, the same one only to repeat the same event.
+    pub async fn apply(
+        &self,
+        id: &JobId,
+        event: &JobEvent,
+        guards: &[Condition],
+        operation: &OperationId,
+    ) -> Result<JobRecord, RecordError> {
+        let key = keys::job(id);
+        let mut pause = Pause::new();
+        let mut before = None;
+        loop {
+            let stored = self.read(&key).await?.ok_or(RecordError::NotFound)?;
+            let next = stored.record().apply(event)?;
+            if next == *stored.record() {
+                return Ok(next);
+            }
+            // The conflict had another cause than a changed record, and the guards hold again: no hurry.
+            if before.replace(stored.revision) == Some(stored.revision) {
+                pause.wait().await;
+            }
+            let envelope = stored.envelope.succeeded_by(next, operation.clone());
+            let mut changes = index_changes(Some(stored.record()), Some(&envelope.body));
+            changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
+            let transaction = Transaction { conditions: guards.to_vec(), changes };
+            let effect = Effect::Written(operation);
+            match self.commit_settled(&key, Some(stored.revision), transaction, effect).await? {
+                Settled::Applied => return Ok(envelope.body),
+                Settled::Found(stored) => return stored.map(Stored::into_record).ok_or(RecordError::NotFound),
+                Settled::Lost => self.check_guards(guards).await?,
+            }
+        }
+    }
+
+    /// Deletes the record of a finished job with its index keys. Its blobs are the caller's to delete.
+    pub async fn delete(&self, id: &JobId) -> Result<(), RecordError> {
+        let key = keys::job(id);
+        loop {
+            let stored = self.read(&key).await?.ok_or(RecordError::NotFound)?;
+            let record = stored.record();
+            if !record.is_finished() {
+                return Err(IllegalEvent::WrongState { state: record.state.name(), event: "deleted" }.into());
+            }
+            let mut changes = index_changes(Some(record), None);
+            changes.push(Change::Delete(key.clone()));
+            let transaction = Transaction { conditions: Vec::new(), changes };
+            match self.commit_settled(&key, Some(stored.revision), transaction, Effect::Deleted).await? {
+                Settled::Applied | Settled::Found(_) => return Ok(()),
+                Settled::Lost => {}
+            }
+        }
+    }
+
+    /// At most `limit` records behind `after`, in the order of their ids, and whether there are more.
+    pub async fn list(&self, after: Option<&JobId>, limit: usize) -> Result<(Vec<JobRecord>, bool), RecordError> {
+        let after = after.map(keys::job);
+        let page = self.store.list(keys::JOBS, after.as_deref(), limit).await?;
+        let records = page.entries.iter().map(|entry| decode(&entry.key, &entry.value).map(|envelope| envelope.body));
+        Ok((records.collect::<Result<_, _>>()?, page.more))
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Stored>, RecordError> {
+        let Some(entry) = self.store.get(key).await? else { return Ok(None) };
+        Ok(Some(Stored { envelope: decode(key, &entry.value)?, revision: entry.revision }))
+    }
+
+    async fn check_guards(&self, guards: &[Condition]) -> Result<(), RecordError> {
+        for guard in guards {
+            let (Condition::Absent(key) | Condition::Present(key) | Condition::Unchanged(key, _)) = guard;
+            let revision = self.store.get(key).await?.map(|entry| entry.revision);
+            let holds = match guard {
+                Condition::Absent(_) => revision.is_none(),
+                Condition::Present(_) => revision.is_some(),
+                Condition::Unchanged(_, expected) => revision == Some(*expected),
+            };
+            if !holds {
+                return Err(RecordError::GuardFailed);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(key: &str, value: &[u8]) -> Result<Envelope<JobRecord>, RecordError> {
+    let envelope = Envelope::<JobRecord>::decode(key, value)?;
+    if keys::job(&envelope.body.id) != key {
+        return Err(RecordError::Damaged(format!("the record at {key:?} is of job {}", envelope.body.id)));
+    }
+    Ok(envelope)
+}
+
+/// What has to change for the index keys of `before` to become those of `after`.
+fn index_changes(before: Option<&JobRecord>, after: Option<&JobRecord>) -> Vec<Change> {
+    let index = |record: Option<&JobRecord>| record.map(keys::index_keys).unwrap_or_default();
+    let (before, after): (BTreeMap<_, _>, BTreeMap<_, _>) = (index(before), index(after));
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| Change::Delete(key.clone()));
+    let new = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    let new = new.map(|(key, value)| Change::Put(key.clone(), Bytes::from(value.to_string()), None));
+    gone.chain(new).collect()
+}

@@ -1,0 +1,115 @@
+//! The log of a job, as plain text or as events.
+
+use axum::{
+    body::Body,
+    extract::{Path, Query, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::{StreamExt, future};
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+use workrs_core::id::JobId;
+
+use super::{Api, Problem, jobs::find};
+use crate::joblog::{self, LogEvent};
+
+/// Which part of a log, and how.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// From this byte on.
+    offset: Option<u64>,
+    /// Go on until the job has ended.
+    #[serde(default, deserialize_with = "flag")]
+    follow: bool,
+    /// `text` (the default) or `events`: one JSON object a line.
+    format: Option<String>,
+}
+
+/// `?follow` alone means yes.
+fn flag<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "" | "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        other => Err(serde::de::Error::custom(format!("{other:?} is neither true nor false"))),
+    }
+}
+
+/// A line of a log in the form of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum LogLine {
+    /// Bytes of the log.
+    Bytes {
+        /// Offset of the first.
+        offset: u64,
+        /// The bytes, one char each (Latin-1), so that any byte comes through.
+        data: String,
+    },
+    /// A resume cut the log back to this offset: what came behind it comes again.
+    Rewound {
+        /// The offset.
+        offset: u64,
+    },
+    /// The job has ended, and this was its log.
+    End,
+    /// The log cannot be read on.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<LogEvent> for LogLine {
+    fn from(event: LogEvent) -> Self {
+        match event {
+            LogEvent::Bytes(offset, bytes) => Self::Bytes { offset, data: bytes.iter().map(|byte| char::from(*byte)).collect() },
+            LogEvent::Rewound(offset) => Self::Rewound { offset },
+            LogEvent::End => Self::End,
+            LogEvent::Failed(reason) => Self::Failed { reason },
+        }
+    }
+}
+
+/// Streams a job's log. As text, what a resume makes the job print again is left out.
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/logs", params(("id" = String, Path), LogQuery), responses((status = 200, body = String, content_type = "text/plain"), (status = "default", body = Problem)))]
+pub async fn logs(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<LogQuery>) -> Result<Response, Problem> {
+    let id = JobId::new(id)?;
+    find(&api, &id).await?;
+    let as_events = match query.format.as_deref() {
+        None | Some("text") => false,
+        Some("events") => true,
+        Some(other) => return Err(Problem::bad_request(format!("{other:?} is not one of text, events")).field("format")),
+    };
+    let from = query.offset.unwrap_or(0);
+    let stopping = api.stopping.clone();
+    let events = joblog::follow(api.records, api.blobs, api.live_logs, id, from, query.follow);
+    let events = events.take_until(stopping.cancelled_owned());
+    if as_events {
+        let lines = events.map(|event| {
+            let mut line = serde_json::to_vec(&LogLine::from(event)).map_err(std::io::Error::other)?;
+            line.push(b'\n');
+            Ok::<_, std::io::Error>(Bytes::from(line))
+        });
+        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
+    }
+    let mut printed = from;
+    let text = events.filter_map(move |event| future::ready(printable(event, &mut printed)));
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    Ok((headers, Body::from_stream(text)).into_response())
+}
+
+fn printable(event: LogEvent, printed: &mut u64) -> Option<Result<Bytes, std::io::Error>> {
+    match event {
+        LogEvent::Bytes(offset, bytes) => {
+            let repeated = usize::try_from(printed.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+            *printed = (*printed).max(offset + bytes.len() as u64);
+            let rest = bytes.slice(repeated..);
+            (!rest.is_empty()).then_some(Ok(rest))
+        }
+        LogEvent::Rewound(_) | LogEvent::End => None,
+        LogEvent::Failed(reason) => Some(Err(std::io::Error::other(reason))),
+    }
+}

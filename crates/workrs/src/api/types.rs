@@ -1,0 +1,501 @@
+//! What the API takes and gives, as JSON. The command line prints the same with `--json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use workrs_core::{
+    id::Timestamp,
+    job::{CheckpointMode, Failure, JobRecord, JobState, Outcome, Resumable, Standing, Start, describe},
+    spec::{JobSpec, parse_duration, parse_size},
+};
+
+use super::problem::Problem;
+
+/// A number, or a text with a unit: `1.5`, `"512M"`, `"90s"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// Bytes, seconds or cores.
+    Number(f64),
+    /// With its unit.
+    Text(String),
+}
+
+impl Quantity {
+    fn text(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+
+    fn number(&self, field: &str) -> Result<f64, Problem> {
+        let text = self.text();
+        let number: f64 = text.trim().parse().map_err(|_| Problem::invalid(field, format!("{text:?} is not a number")))?;
+        if number.is_finite() && number >= 0.0 { Ok(number) } else { Err(Problem::invalid(field, "must be a positive number")) }
+    }
+
+    fn bytes(&self, field: &str) -> Result<u64, Problem> {
+        parse_size(&self.text()).map_err(|error| Problem::invalid(field, error))
+    }
+
+    fn millis(&self, field: &str) -> Result<u64, Problem> {
+        let text = match self {
+            Self::Number(seconds) => format!("{seconds}s"),
+            Self::Text(text) => text.clone(),
+        };
+        parse_duration(&text).map(|duration| duration.as_millis() as u64).map_err(|error| Problem::invalid(field, error))
+    }
+}
+
+/// What a submit asks for. Everything is optional but the work itself: a script, or a command.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubmitRequest {
+    /// Chosen by the client, so that a retry is the same job; drawn by the server otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What people call the job; the script's or program's name otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Program and arguments; not together with a script.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Arguments of the script.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// `host` (the default): a frozen copy of the node's own programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Added to the job's environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Cores, 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Quantity>,
+    /// Memory limit, 512M by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+    /// Size of the job's disk, 1G by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Quantity>,
+    /// The longest time that the job may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Quantity>,
+    /// How often a job that failed by itself is started anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Quantity>,
+    /// How long the job is expected to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Quantity>,
+    /// `auto`, `none`, `files` or `every=30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Labels that a node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub constraints: BTreeMap<String, String>,
+    /// `none`: only the job's own loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Which files are outputs, as globs; every new or changed one otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
+    /// 0 is served first, 9 last; 5 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Quantity>,
+}
+
+impl SubmitRequest {
+    /// The specification of `command`, checked.
+    pub fn resolve(&self, command: Vec<String>, default_name: &str) -> Result<JobSpec, Problem> {
+        let name = self.name.clone().unwrap_or_else(|| default_name.to_owned());
+        let mut spec = JobSpec::new(name, command);
+        spec.env.clone_from(&self.env);
+        spec.constraints.clone_from(&self.constraints);
+        spec.outputs.clone_from(&self.outputs);
+        if let Some(image) = &self.image {
+            spec.image.clone_from(image);
+        }
+        if let Some(cpus) = &self.cpus {
+            spec.cpus_milli = (cpus.number("cpus")? * 1_000.0).round() as u32;
+        }
+        if let Some(memory) = &self.memory {
+            spec.memory_bytes = memory.bytes("memory")?;
+        }
+        if let Some(disk) = &self.disk {
+            spec.disk_bytes = disk.bytes("disk")?;
+        }
+        spec.timeout_ms = self.timeout.as_ref().map(|timeout| timeout.millis("timeout")).transpose()?;
+        spec.forecast_ms = self.forecast.as_ref().map(|forecast| forecast.millis("forecast")).transpose()?;
+        if let Some(retries) = &self.retries {
+            spec.retries = retries.number("retries")? as u32;
+        }
+        if let Some(priority) = &self.priority {
+            spec.priority = priority.number("priority")? as u8;
+        }
+        if let Some(checkpoint) = &self.checkpoint {
+            spec.checkpoint = checkpoint.parse()?;
+        }
+        if let Some(network) = self.network.as_deref().filter(|network| *network != "none") {
+            let reason = format!("{network:?} is not available; jobs of this version see only their own loopback (none)");
+            return Err(Problem::invalid("network", reason));
+        }
+        for pattern in &spec.outputs {
+            globset::Glob::new(pattern).map_err(|error| Problem::invalid("outputs", error))?;
+        }
+        spec.validate()?;
+        Ok(spec)
+    }
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobView {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Who handed it over.
+    pub owner: String,
+    /// `queued`, `running` or `finished`.
+    pub state: String,
+    /// Why it waits, if it does not wait for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The node that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Somebody asked for its end.
+    pub cancel_requested: bool,
+    /// `succeeded`, `failed`, `cancelled` or `lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// How it ended, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome_text: Option<String>,
+    /// Why it failed: `exit`, `signal`, `out_of_memory`, `timed_out`, `disk_full` or `cannot_start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Its exit code, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// How often it was claimed.
+    pub epoch: u64,
+    /// When it was acknowledged; milliseconds since 1970-01-01T00:00:00Z, as all times here.
+    pub submitted_at: u64,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<u64>,
+    /// What was asked for, resolved.
+    #[schema(value_type = Object)]
+    pub spec: serde_json::Value,
+    /// Its newest attempts, oldest first.
+    pub attempts: Vec<AttemptView>,
+    /// Its newest checkpoints, oldest first.
+    pub checkpoints: Vec<CheckpointView>,
+    /// Sums over its whole life.
+    pub totals: TotalsView,
+    /// Whether it could be resumed if its node died now.
+    pub resumable: ResumableView,
+    /// When it is checkpointed.
+    pub plan: PlanView,
+    /// Whether it left outputs.
+    pub has_outputs: bool,
+}
+
+/// One try of a node to run a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptView {
+    /// Counts the claims.
+    pub epoch: u64,
+    /// Which node.
+    pub node: String,
+    /// When it claimed the job.
+    pub claimed_at: u64,
+    /// `clean` or the checkpoint that it went on from, as `<epoch>-<seq>`.
+    pub start: String,
+    /// When the program ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<u64>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<u64>,
+    /// What happened.
+    pub notes: Vec<String>,
+}
+
+/// A checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckpointView {
+    /// The claim under which it was taken.
+    pub epoch: u64,
+    /// Its number within the epoch.
+    pub seq: u64,
+    /// `full` or `files`.
+    pub mode: String,
+    /// When it was taken.
+    pub at: u64,
+    /// `kept`, `bad` or `dropped`.
+    pub standing: String,
+    /// Why it is bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long the job stood still.
+    pub standstill_ms: u64,
+    /// From the freeze until it was durable.
+    pub total_ms: u64,
+    /// What a restore brings back.
+    pub size_bytes: u64,
+    /// What was uploaded.
+    pub uploaded_bytes: u64,
+    /// How long the job had run.
+    pub run_ms: u64,
+    /// How much it had printed.
+    pub log_bytes: u64,
+}
+
+/// Sums over a job's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TotalsView {
+    /// Committed checkpoints.
+    pub checkpoints: u64,
+    /// Claims.
+    pub attempts: u64,
+    /// Nodes that died with it.
+    pub losses: u64,
+    /// Standstill for all checkpoints.
+    pub standstill_ms: u64,
+    /// Uploaded for all checkpoints.
+    pub uploaded_bytes: u64,
+}
+
+/// Whether a job could be resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResumableView {
+    /// Not known before the first checkpoint was tried.
+    pub yes: Option<bool>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// When a job is checkpointed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    /// What was asked for.
+    pub policy: String,
+    /// Run time between two checkpoints; none without checkpoints.
+    pub interval_ms: Option<u64>,
+}
+
+impl From<&JobRecord> for JobView {
+    fn from(record: &JobRecord) -> Self {
+        let mut view = Self {
+            id: record.id.to_string(),
+            name: record.spec.name.clone(),
+            owner: record.owner.to_string(),
+            state: record.state.name().to_owned(),
+            reason: None,
+            node: None,
+            cancel_requested: false,
+            outcome: None,
+            outcome_text: None,
+            failure: None,
+            exit_code: None,
+            signal: None,
+            epoch: record.epoch.0,
+            submitted_at: record.submitted_at.as_millis(),
+            finished_at: None,
+            spec: serde_json::to_value(&record.spec).unwrap_or_default(),
+            attempts: record.attempts.iter().map(AttemptView::from).collect(),
+            checkpoints: record.checkpoints.iter().map(CheckpointView::from).collect(),
+            totals: TotalsView {
+                checkpoints: record.totals.checkpoints,
+                attempts: record.totals.attempts,
+                losses: record.totals.losses,
+                standstill_ms: record.totals.standstill_ms,
+                uploaded_bytes: record.totals.uploaded_bytes,
+            },
+            resumable: match &record.resumable {
+                Resumable::Unknown => ResumableView { yes: None, reason: None },
+                Resumable::Yes => ResumableView { yes: Some(true), reason: None },
+                Resumable::No { reason } => ResumableView { yes: Some(false), reason: Some(reason.clone()) },
+            },
+            plan: PlanView {
+                policy: record.spec.checkpoint.to_string(),
+                interval_ms: record.spec.checkpoint.interval().map(|interval| interval.as_millis() as u64),
+            },
+            has_outputs: false,
+        };
+        match &record.state {
+            JobState::Queued { reason, .. } => view.reason.clone_from(reason),
+            JobState::Running { holder, cancel, .. } => {
+                view.node = Some(holder.node.to_string());
+                view.cancel_requested = cancel.is_some();
+            }
+            JobState::Finished { at, outcome, outputs, .. } => {
+                view.finished_at = Some(at.as_millis());
+                view.has_outputs = outputs.is_some();
+                view.outcome_text = Some(describe(outcome));
+                view.set_outcome(outcome);
+            }
+        }
+        view
+    }
+}
+
+impl JobView {
+    fn set_outcome(&mut self, outcome: &Outcome) {
+        let (name, failure) = match outcome {
+            Outcome::Succeeded => ("succeeded", None),
+            Outcome::Cancelled => ("cancelled", None),
+            Outcome::Lost => ("lost", None),
+            Outcome::Failed { failure } => ("failed", Some(failure)),
+        };
+        self.outcome = Some(name.to_owned());
+        if *outcome == Outcome::Succeeded {
+            self.exit_code = Some(0);
+        }
+        let Some(failure) = failure else { return };
+        let cause = match failure {
+            Failure::Exit { code } => {
+                self.exit_code = Some(*code);
+                "exit"
+            }
+            Failure::Signal { signal } => {
+                self.signal = Some(*signal);
+                "signal"
+            }
+            Failure::OutOfMemory { .. } => "out_of_memory",
+            Failure::TimedOut { .. } => "timed_out",
+            Failure::DiskFull { .. } => "disk_full",
+            Failure::CannotStart { .. } => "cannot_start",
+        };
+        self.failure = Some(cause.to_owned());
+    }
+}
+
+impl From<&workrs_core::job::Attempt> for AttemptView {
+    fn from(attempt: &workrs_core::job::Attempt) -> Self {
+        Self {
+            epoch: attempt.epoch.0,
+            node: attempt.node.to_string(),
+            claimed_at: attempt.claimed_at.as_millis(),
+            start: match &attempt.start {
+                Start::Clean => "clean".to_owned(),
+                Start::Checkpoint { id, .. } => id.to_string(),
+            },
+            started_at: attempt.started_at.map(Timestamp::as_millis),
+            ended_at: attempt.ended_at.map(Timestamp::as_millis),
+            notes: attempt.notes.clone(),
+        }
+    }
+}
+
+impl From<&workrs_core::job::Checkpoint> for CheckpointView {
+    fn from(checkpoint: &workrs_core::job::Checkpoint) -> Self {
+        let (standing, reason) = match &checkpoint.standing {
+            Standing::Kept => ("kept", None),
+            Standing::Bad { reason } => ("bad", Some(reason.clone())),
+            Standing::Dropped => ("dropped", None),
+        };
+        let mode = match checkpoint.mode {
+            CheckpointMode::Full => "full",
+            CheckpointMode::Files => "files",
+        };
+        Self {
+            epoch: checkpoint.id.epoch.0,
+            seq: checkpoint.id.seq,
+            mode: mode.to_owned(),
+            at: checkpoint.at.as_millis(),
+            standing: standing.to_owned(),
+            reason,
+            standstill_ms: checkpoint.standstill_ms,
+            total_ms: checkpoint.total_ms,
+            size_bytes: checkpoint.size_bytes,
+            uploaded_bytes: checkpoint.uploaded_bytes,
+            run_ms: checkpoint.run_ms,
+            log_bytes: checkpoint.log_bytes,
+        }
+    }
+}
+
+/// A page of jobs, in the order of their ids; drawn ids are in the order of the submits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobView>,
+    /// Give it as `after` to get the next page; none behind the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A live node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub incarnation: String,
+    /// Where its API can be reached.
+    pub address: String,
+    /// The version of Workrs that it runs.
+    pub version: String,
+    /// Since when; milliseconds since 1970-01-01T00:00:00Z.
+    pub started_at: u64,
+    /// Cores for jobs.
+    pub cpus: f64,
+    /// Memory for jobs.
+    pub memory_bytes: u64,
+    /// Space for job disks; a job takes twice its disk.
+    pub disk_bytes: u64,
+    /// What jobs may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// What runs the jobs.
+    pub engine: String,
+    /// Why it runs no jobs, if it runs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_run: Option<String>,
+    /// Why it cannot checkpoint memory, if it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_dump: Option<String>,
+    /// The jobs that it runs.
+    pub jobs: Vec<String>,
+}
+
+/// Output files of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputsView {
+    /// The files.
+    pub files: Vec<OutputView>,
+    /// Symbolic links, told but never followed.
+    pub links: Vec<OutputLinkView>,
+    /// What could not be kept, and why.
+    pub skipped: Vec<String>,
+}
+
+/// An output file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputView {
+    /// Its path below `/job`.
+    pub path: String,
+    /// Its length.
+    pub len: u64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// BLAKE3 of its content, in hex.
+    pub hash: String,
+}
+
+/// A symbolic link that a job left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputLinkView {
+    /// Its path below `/job`.
+    pub path: String,
+    /// What it says.
+    pub target: String,
+}

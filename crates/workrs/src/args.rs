@@ -1,0 +1,252 @@
+//! Command-line options, as they are written. [`crate::config`] makes sense of those of `up`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Hands compute jobs to a group of edge nodes and never loses their work.
+#[derive(Debug, Parser)]
+#[command(name = "workrs", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node
+    Up(Box<UpArgs>),
+    /// Hand a job over, follow it, fetch its outputs and exit with its code
+    Run(Box<RunArgs>),
+    /// Hand a job over and print its id
+    Submit(Box<SubmitArgs>),
+    /// List jobs
+    Ls(LsArgs),
+    /// Show a job: its attempts, checkpoints and whether it could be resumed
+    Show(JobArgs),
+    /// Print what a job printed
+    Logs(LogsArgs),
+    /// Wait for a job to finish and exit with its code
+    Wait(JobArgs),
+    /// Fetch a job's outputs into a folder
+    Fetch(FetchArgs),
+    /// Cancel a job
+    Cancel(JobArgs),
+    /// Let a lost job run on from its newest checkpoint
+    Resume(JobArgs),
+    /// List the live nodes
+    Nodes(ServerArgs),
+    /// Check what this machine needs to be a node, and say how to mend what is missing
+    Doctor(DoctorArgs),
+    /// Helper processes of a node
+    #[command(hide = true)]
+    Internal {
+        /// Which.
+        verb: String,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+}
+
+/// Options of `up`. Flags count before the environment, which counts before the file.
+#[derive(Debug, ClapArgs)]
+pub struct UpArgs {
+    /// Where the API listens
+    #[arg(long, env = "WORKRS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where everything of this node lies
+    #[arg(long, env = "WORKRS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The node's name; the host's name by default
+    #[arg(long, env = "WORKRS_NAME")]
+    pub name: Option<String>,
+    /// The group's state: redb:FILE (one machine; FILE is in the data folder by default)
+    #[arg(long, env = "WORKRS_STATE", value_name = "URL")]
+    pub state: Option<String>,
+    /// The group's blobs: file:///DIR
+    #[arg(long, env = "WORKRS_BLOBS", value_name = "URL")]
+    pub blobs: Option<String>,
+    /// Cores for jobs; all by default
+    #[arg(long, env = "WORKRS_CPUS")]
+    pub cpus: Option<String>,
+    /// Memory for jobs; three quarters of the machine's by default
+    #[arg(long, env = "WORKRS_MEMORY", value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Space for job disks, reserved at the first start where the data folder's file system has no reflinks
+    #[arg(long, env = "WORKRS_DISK_POOL", value_name = "SIZE")]
+    pub disk_pool: Option<String>,
+    /// How long the group waits for a sign of life of this node
+    #[arg(long, env = "WORKRS_LEASE", value_name = "DURATION")]
+    pub lease: Option<String>,
+    /// What runs jobs: auto or runc
+    #[arg(long, env = "WORKRS_ENGINE")]
+    pub engine: Option<String>,
+    /// Time to save jobs when the node is stopped
+    #[arg(long, env = "WORKRS_STOP_TIMEOUT", value_name = "DURATION")]
+    pub stop_timeout: Option<String>,
+    /// The longest log that is kept of a job
+    #[arg(long, env = "WORKRS_LOG_LIMIT", value_name = "SIZE")]
+    pub log_limit: Option<String>,
+    /// How long a job waits for a node that fits its checkpoint, before it is started clean
+    #[arg(long, env = "WORKRS_UNFIT_WAIT", value_name = "DURATION")]
+    pub unfit_wait: Option<String>,
+    /// A label that jobs can ask for by --constraint
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// A TOML file with any of these options
+    #[arg(long, env = "WORKRS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Log as JSON
+    #[arg(long)]
+    pub json_log: bool,
+}
+
+/// Where the group is.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ServerArgs {
+    /// Nodes to ask, the first that answers counts
+    #[arg(long, env = "WORKRS_SERVER", value_delimiter = ',', default_value = "http://127.0.0.1:7480", value_name = "URL,…")]
+    pub server: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A job and where to find it.
+#[derive(Debug, ClapArgs)]
+pub struct JobArgs {
+    /// The job's id
+    pub id: String,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What to hand over.
+#[derive(Debug, ClapArgs)]
+pub struct SubmitArgs {
+    /// A script or program and its arguments; after -- a command that the node has
+    #[arg(value_name = "FILE [ARGS…] | -- COMMAND [ARGS…]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = false)]
+    pub work: Vec<String>,
+    /// What people call the job
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The root file system: host, a frozen copy of the node's own programs
+    #[arg(long)]
+    pub image: Option<String>,
+    /// A file or folder for the job's folder /job; may be repeated
+    #[arg(long = "input", value_name = "PATH")]
+    pub inputs: Vec<PathBuf>,
+    /// Which files are outputs; every new or changed one by default; may be repeated
+    #[arg(long = "output", value_name = "GLOB")]
+    pub outputs: Vec<String>,
+    /// A variable of the job's environment; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Cores
+    #[arg(long)]
+    pub cpus: Option<String>,
+    /// Memory limit
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Size of the job's disk
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<String>,
+    /// The longest time that the job may run
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// How often a job that failed by itself is started anew
+    #[arg(long)]
+    pub retries: Option<u32>,
+    /// How long the job is expected to run
+    #[arg(long, value_name = "DURATION")]
+    pub forecast: Option<String>,
+    /// When to checkpoint: auto, none, files, every=30s
+    #[arg(long, value_name = "POLICY")]
+    pub checkpoint: Option<String>,
+    /// A label that the node must have; may be repeated
+    #[arg(long = "constraint", value_name = "KEY=VALUE")]
+    pub constraints: Vec<String>,
+    /// What of the network the job sees: none
+    #[arg(long)]
+    pub network: Option<String>,
+    /// 0 is served first, 9 last
+    #[arg(long)]
+    pub priority: Option<u8>,
+    /// The job's id, so that a retry is the same job
+    #[arg(long)]
+    pub id: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What to hand over and follow.
+#[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    /// Put outputs here
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub fetch_to: PathBuf,
+    /// Do not fetch outputs
+    #[arg(long)]
+    pub no_fetch: bool,
+    /// What to hand over.
+    #[command(flatten)]
+    pub submit: SubmitArgs,
+}
+
+/// Which jobs to list.
+#[derive(Debug, ClapArgs)]
+pub struct LsArgs {
+    /// Only those in this state: queued, running, finished
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only those of this name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which log, and how.
+#[derive(Debug, ClapArgs)]
+pub struct LogsArgs {
+    /// The job's id
+    pub id: String,
+    /// Go on until the job has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which outputs, and where to.
+#[derive(Debug, ClapArgs)]
+pub struct FetchArgs {
+    /// The job's id
+    pub id: String,
+    /// The folder
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// How to check this machine.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// The data folder that a node would use
+    #[arg(long, env = "WORKRS_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The space for job disks that a node would use
+    #[arg(long, env = "WORKRS_DISK_POOL", value_name = "SIZE")]
+    pub disk_pool: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,149 @@
+//! Commands about jobs that were handed over.
+
+use std::{io::Write, path::Path, time::Duration};
+
+use anyhow::Context;
+use futures::TryStreamExt;
+
+use super::{client, print};
+use crate::{
+    api::JobView,
+    args::{FetchArgs, JobArgs, LsArgs, ServerArgs},
+    client::{Client, ClientError},
+    exit_codes,
+};
+
+/// How long a node that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Lists jobs.
+pub async fn ls(args: LsArgs) -> anyhow::Result<u8> {
+    let client = client(&args.server)?;
+    let mut jobs = Vec::new();
+    let mut after = None;
+    loop {
+        let page = client.jobs(after.as_deref(), args.state.as_deref(), args.name.as_deref()).await?;
+        jobs.extend(page.jobs);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    say(&args.server, &jobs, || print::jobs(&jobs))
+}
+
+/// Shows a job.
+pub async fn show(args: JobArgs) -> anyhow::Result<u8> {
+    let job = client(&args.server)?.job(&args.id, None).await?;
+    say(&args.server, &job, || print::job(&job))
+}
+
+/// Waits for a job to finish.
+pub async fn wait(args: JobArgs) -> anyhow::Result<u8> {
+    let client = client(&args.server)?;
+    let job = until_finished(&client, &args.id).await?;
+    say(&args.server, &job, || format!("the job {}\n", print::clean(job.outcome_text.as_deref().unwrap_or("ended"))))?;
+    Ok(exit_code(&job))
+}
+
+/// Cancels a job.
+pub async fn cancel(args: JobArgs) -> anyhow::Result<u8> {
+    let job = client(&args.server)?.cancel(&args.id).await?;
+    say(&args.server, &job, || {
+        let text = if job.state == "finished" { "the job is cancelled" } else { "the job is being cancelled" };
+        format!("{text}\n")
+    })
+}
+
+/// Lets a lost job run on.
+pub async fn resume(args: JobArgs) -> anyhow::Result<u8> {
+    let job = client(&args.server)?.run_on(&args.id).await?;
+    say(&args.server, &job, || "the job is queued again\n".to_owned())
+}
+
+/// Lists the live nodes.
+pub async fn nodes(args: ServerArgs) -> anyhow::Result<u8> {
+    let nodes = client(&args)?.nodes().await?;
+    say(&args, &nodes, || print::nodes(&nodes))
+}
+
+/// Fetches outputs.
+pub async fn fetch(args: FetchArgs) -> anyhow::Result<u8> {
+    let client = client(&args.server)?;
+    let outputs = client.outputs(&args.id).await?;
+    fetch_into(&client, &args.id, &args.dir).await?;
+    say(&args.server, &outputs, || {
+        let mut text: String = outputs.files.iter().map(|file| format!("{}\n", print::clean(&file.path))).collect();
+        for skipped in &outputs.skipped {
+            text += &format!("not kept: {}\n", print::clean(skipped));
+        }
+        text
+    })
+}
+
+fn say<T: serde::Serialize>(args: &ServerArgs, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<u8> {
+    let text = if args.json { serde_json::to_string(value)? + "\n" } else { text() };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads, such as `head`, has enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(0),
+    }
+}
+
+/// The job, once it has finished. Nodes that die meanwhile are waited for.
+pub(super) async fn until_finished(client: &Client, id: &str) -> anyhow::Result<JobView> {
+    let mut failing_since: Option<tokio::time::Instant> = None;
+    loop {
+        match client.job(id, Some(Duration::from_secs(60))).await {
+            Ok(job) if job.state == "finished" => return Ok(job),
+            Ok(_) => failing_since = None,
+            Err(error) if error.is_passing() || matches!(error, ClientError::Foreign { .. }) => {
+                let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() > PATIENCE {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Unpacks all outputs below `folder`; gives their number. Nothing is ever written outside of it.
+pub(super) async fn fetch_into(client: &Client, id: &str, folder: &Path) -> anyhow::Result<usize> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let stream = client.archive(id).await?.map_err(std::io::Error::other);
+    let reader = tokio_util::io::SyncIoBridge::new(tokio_util::io::StreamReader::new(Box::pin(stream)));
+    let folder = folder.to_owned();
+    let unpacked = tokio::task::spawn_blocking(move || -> anyhow::Result<usize> {
+        let mut archive = tar::Archive::new(reader);
+        archive.set_preserve_mtime(false);
+        let mut count = 0;
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            let inside = entry.unpack_in(&folder).with_context(|| format!("cannot write {}", folder.join(&path).display()))?;
+            anyhow::ensure!(inside, "the output {} would lie outside of {}", path.display(), folder.display());
+            count += usize::from(entry.header().entry_type().is_file());
+        }
+        Ok(count)
+    });
+    unpacked.await?
+}
+
+/// What `run` and `wait` exit with.
+pub(super) fn exit_code(job: &JobView) -> u8 {
+    match (job.outcome.as_deref(), job.failure.as_deref()) {
+        (Some("succeeded"), _) => 0,
+        (Some("cancelled"), _) => exit_codes::CANCELLED,
+        (Some("lost"), _) => exit_codes::LOST,
+        (_, Some("exit")) => job.exit_code.unwrap_or(exit_codes::WORKRS_FAILED),
+        (_, Some("signal")) => 128u8.saturating_add(job.signal.unwrap_or_default()),
+        (_, Some("out_of_memory")) => exit_codes::OUT_OF_MEMORY,
+        (_, Some("disk_full")) => exit_codes::DISK_FULL,
+        (_, Some("timed_out")) => exit_codes::TIMED_OUT,
+        (_, Some("cannot_start")) => exit_codes::CANNOT_START,
+        _ => exit_codes::WORKRS_FAILED,
+    }
+}

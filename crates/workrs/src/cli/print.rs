@@ -1,0 +1,209 @@
+//! How things look to a person.
+
+use std::{fmt::Write, time::Duration};
+
+use jiff::Timestamp;
+use workrs_core::spec::format_size;
+
+use crate::api::{JobView, NodeView};
+
+/// An error and what to do about it.
+pub fn error(error: &anyhow::Error, hint: Option<&str>) -> String {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Causes that a text above has quoted already add nothing.
+        if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text.push('\n');
+    if let Some(hint) = hint {
+        let _ = writeln!(text, "hint: {hint}");
+    }
+    text
+}
+
+/// Columns as wide as their widest cell.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A point in time, in UTC.
+pub fn time(millis: u64) -> String {
+    let timestamp = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    timestamp.map_or_else(|| "?".to_owned(), |timestamp| timestamp.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+/// A span of time, as short as is useful.
+pub fn span(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis}ms"),
+        1_000..60_000 => format!("{:.1}s", millis as f64 / 1_000.0),
+        _ => workrs_core::spec::format_duration(Duration::from_secs(millis / 1_000)),
+    }
+}
+
+/// What is not under our control must not move the cursor or colour the terminal.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// How a job stands, in a word or two.
+pub fn state(job: &JobView) -> String {
+    match (job.outcome.as_deref(), job.exit_code) {
+        (Some("failed"), Some(code)) => format!("failed ({code})"),
+        (Some("failed"), None) => format!("failed ({})", job.failure.as_deref().unwrap_or("?")),
+        (Some(outcome), _) => outcome.to_owned(),
+        (None, _) if job.cancel_requested => "cancelling".to_owned(),
+        (None, _) => job.state.clone(),
+    }
+}
+
+/// A list of jobs.
+pub fn jobs(jobs: &[JobView]) -> String {
+    let mut rows = vec![["ID", "NAME", "STATE", "NODE", "TRIES", "CHECKPOINTS", "SUBMITTED"].map(str::to_owned).to_vec()];
+    rows.extend(jobs.iter().map(|job| {
+        vec![
+            job.id.clone(),
+            clean(&job.name),
+            state(job),
+            job.node.clone().unwrap_or_else(|| "-".to_owned()),
+            job.totals.attempts.to_string(),
+            job.totals.checkpoints.to_string(),
+            time(job.submitted_at),
+        ]
+    }));
+    table(&rows)
+}
+
+/// A list of nodes.
+pub fn nodes(nodes: &[NodeView]) -> String {
+    let mut rows = vec![["NAME", "ADDRESS", "CPUS", "MEMORY", "DISKS", "ENGINE", "JOBS", "SINCE"].map(str::to_owned).to_vec()];
+    rows.extend(nodes.iter().map(|node| {
+        vec![
+            node.name.clone(),
+            node.address.clone(),
+            node.cpus.to_string(),
+            format_size(node.memory_bytes),
+            format_size(node.disk_bytes),
+            node.engine.clone(),
+            node.jobs.len().to_string(),
+            time(node.started_at),
+        ]
+    }));
+    let mut text = table(&rows);
+    for node in nodes {
+        if let Some(reason) = &node.cannot_run {
+            let _ = writeln!(text, "{}: runs no jobs: {}", node.name, clean(reason));
+        } else if let Some(reason) = &node.cannot_dump {
+            let _ = writeln!(text, "{}: cannot checkpoint memory: {}", node.name, clean(reason));
+        }
+    }
+    text
+}
+
+/// All about a job.
+pub fn job(job: &JobView) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:12}{value}");
+    };
+    line("id", job.id.clone());
+    line("name", clean(&job.name));
+    line("state", state(job));
+    if let Some(outcome) = &job.outcome_text {
+        line("outcome", format!("the job {}", clean(outcome)));
+    }
+    if let Some(reason) = &job.reason {
+        line("waits", clean(reason));
+    }
+    if let Some(node) = &job.node {
+        line("node", node.clone());
+    }
+    line("submitted", time(job.submitted_at));
+    if let Some(at) = job.finished_at {
+        line("finished", format!("{} ({} after the submit)", time(at), span(at.saturating_sub(job.submitted_at))));
+    }
+    line("resumable", resumable(job));
+    line("checkpoint", plan(job));
+    if job.totals.checkpoints > 0 {
+        let totals = &job.totals;
+        let each = span(totals.standstill_ms / totals.checkpoints);
+        line(
+            "so far",
+            format!(
+                "{} checkpoints, {} standstill each on average, {} uploaded, {} nodes died with it",
+                totals.checkpoints,
+                each,
+                format_size(totals.uploaded_bytes),
+                totals.losses
+            ),
+        );
+    }
+    text + &attempts(job) + &checkpoints(job)
+}
+
+fn resumable(job: &JobView) -> String {
+    match (job.resumable.yes, &job.resumable.reason) {
+        (Some(true), _) => "yes".to_owned(),
+        (Some(false), Some(reason)) => format!("no, because {}", clean(reason)),
+        (Some(false), None) => "no".to_owned(),
+        (None, _) => "not known before the first checkpoint".to_owned(),
+    }
+}
+
+fn plan(job: &JobView) -> String {
+    match job.plan.interval_ms {
+        Some(interval) => format!("{}: every {} of run time", job.plan.policy, span(interval)),
+        None => format!("{}: never", job.plan.policy),
+    }
+}
+
+fn attempts(job: &JobView) -> String {
+    if job.attempts.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![["TRY", "NODE", "STARTED", "FROM", "WHAT HAPPENED"].map(str::to_owned).to_vec()];
+    rows.extend(job.attempts.iter().map(|attempt| {
+        let from = if attempt.start == "clean" { "the beginning".to_owned() } else { format!("checkpoint {}", attempt.start) };
+        let notes = attempt.notes.iter().map(|note| clean(note)).collect::<Vec<_>>().join("; ");
+        let started = attempt.started_at.map_or_else(|| "-".to_owned(), time);
+        vec![attempt.epoch.to_string(), attempt.node.clone(), started, from, notes]
+    }));
+    format!("\n{}", table(&rows))
+}
+
+fn checkpoints(job: &JobView) -> String {
+    if job.checkpoints.is_empty() {
+        return String::new();
+    }
+    let mut rows =
+        vec![["CHECKPOINT", "AT RUN TIME", "STANDSTILL", "TOTAL", "SIZE", "UPLOADED", "STANDING"].map(str::to_owned).to_vec()];
+    rows.extend(job.checkpoints.iter().map(|checkpoint| {
+        let standing = match &checkpoint.reason {
+            Some(reason) => format!("{}: {}", checkpoint.standing, clean(reason)),
+            None => checkpoint.standing.clone(),
+        };
+        vec![
+            format!("{}-{}", checkpoint.epoch, checkpoint.seq),
+            span(checkpoint.run_ms),
+            span(checkpoint.standstill_ms),
+            span(checkpoint.total_ms),
+            format_size(checkpoint.size_bytes),
+            format_size(checkpoint.uploaded_bytes),
+            standing,
+        ]
+    }));
+    format!("\n{}", table(&rows))
+}

@@ -1,0 +1,108 @@
+//! `run`: hand over, follow, fetch, exit with the job's code.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use anyhow::bail;
+use tokio::sync::mpsc;
+
+use super::{client, follow, jobs, print, submit};
+use crate::{args::RunArgs, client::Client, exit_codes};
+
+/// Hands a job over and sees it through.
+pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
+    if has_piped_input()? {
+        bail!("standard input is not handed over; write it to a file and give that with --input");
+    }
+    let client = client(&args.submit.server)?;
+    let job = submit::hand_over(&client, &args.submit).await?;
+    eprintln!("[workrs] job {} is accepted and durable", job.id);
+    let mut interrupts = interrupts();
+    let seen_through = async {
+        follow::follow(&client, &job.id, true).await?;
+        jobs::until_finished(&client, &job.id).await
+    };
+    tokio::pin!(seen_through);
+    let job = loop {
+        tokio::select! {
+            job = &mut seen_through => break job?,
+            Some(()) = interrupts.recv() => {
+                if let Some(code) = ask(&client, &job.id).await? {
+                    return Ok(code);
+                }
+            }
+        }
+    };
+    if !args.no_fetch && job.has_outputs {
+        let count = jobs::fetch_into(&client, &job.id, &args.fetch_to).await?;
+        eprintln!("[workrs] {count} output files are in {}", args.fetch_to.display());
+    }
+    if args.submit.server.json {
+        println!("{}", serde_json::to_string(&job)?);
+    } else {
+        let text = job.outcome_text.as_deref().unwrap_or("ended");
+        let resumed = match job.totals.losses {
+            0 => String::new(),
+            1 => " (one node died on the way)".to_owned(),
+            losses => format!(" ({losses} nodes died on the way)"),
+        };
+        eprintln!("[workrs] the job {}{resumed}", print::clean(text));
+    }
+    Ok(jobs::exit_code(&job))
+}
+
+/// Whether somebody pipes something in. A terminal and /dev/null are nothing; so is an empty pipe that is closed.
+fn has_piped_input() -> anyhow::Result<bool> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Ok(false);
+    }
+    let stat = rustix::fs::fstat(&stdin)?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    match kind {
+        rustix::fs::FileType::RegularFile => Ok(stat.st_size > 0),
+        rustix::fs::FileType::Fifo => {
+            // Only what is there already counts: nobody wants to wait for a pipe that a parent just left open.
+            Ok(rustix::io::ioctl_fionread(&stdin).is_ok_and(|waiting| waiting > 0))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// One message for each Ctrl-C.
+fn interrupts() -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Asks what Ctrl-C was meant to do; `None` means go on.
+async fn ask(client: &Client, id: &str) -> anyhow::Result<Option<u8>> {
+    if !std::io::stdin().is_terminal() {
+        eprintln!("[workrs] detached; the job runs on. See it through with: workrs wait {id}");
+        return Ok(Some(exit_codes::DETACHED));
+    }
+    eprint!("\n[workrs] (c)ancel the job, (d)etach and let it run on, or go on following (Enter)? ");
+    std::io::stderr().flush()?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).map(|_| line)
+    });
+    match answer.await??.trim() {
+        "c" | "cancel" => {
+            client.cancel(id).await?;
+            // The log ends and the job's end is shown as always.
+            Ok(None)
+        }
+        "d" | "detach" => {
+            eprintln!("[workrs] detached; see it through with: workrs wait {id}");
+            Ok(Some(exit_codes::DETACHED))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,119 @@
+//! `up`: runs a node until it is told to stop.
+
+use std::{os::unix::process::CommandExt, process::Command, sync::Arc};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use workrs_core::{id::JobId, spec::format_size};
+
+use crate::{
+    api::{self, Access, Api},
+    args::UpArgs,
+    config::{self, Config, Machine},
+    exit_codes, node, wire,
+};
+
+/// Set once the process has a mount namespace of its own.
+const NAMESPACE_MARK: &str = "WORKRS_OWN_MOUNTS";
+
+/// Runs a node.
+pub fn up(args: &UpArgs) -> anyhow::Result<u8> {
+    let config = config::resolve(args, std::env::var("WORKRS_TOKEN").ok(), &Machine::here())?;
+    if rustix::process::geteuid().is_root() && std::env::var_os(NAMESPACE_MARK).is_none() {
+        return enter_namespace();
+    }
+    log_to_stderr(args.json_log);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+}
+
+/// Goes on in a mount namespace of its own, so that job disks and loop devices vanish with the last process of
+/// the node, however it ends. Only comes back with an error.
+fn enter_namespace() -> anyhow::Result<u8> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let error = Command::new("unshare")
+        .args(["--mount", "--propagation", "slave", "--"])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(NAMESPACE_MARK, "1")
+        .exec();
+    Err(error).context("cannot run unshare (package util-linux)")
+}
+
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("WORKRS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    if json { subscriber.json().init() } else { subscriber.init() }
+}
+
+async fn serve(config: Config) -> anyhow::Result<u8> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Bound first: a port that is taken must not cost the jobs of the node that has it anything.
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {} (choose another with --listen)", config.listen))?;
+    let address = listener.local_addr()?;
+    let wired = wire::open(&Config { listen: address, ..config.clone() }).await?;
+    let (records, blobs) = (wired.parts.records.clone(), wired.parts.blobs.clone());
+    let node = node::start(wired.node.clone(), wired.parts).await?;
+    let stopping = CancellationToken::new();
+    let api = Api {
+        records,
+        blobs,
+        live_logs: node.live_logs(),
+        access: Arc::new(Access { address, token: config.token.clone() }),
+        stopping: stopping.clone(),
+    };
+    let server = tokio::spawn(api::serve(listener, api));
+    greet(&config, address, &node, &wired.warnings);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let jobs = node.job_count();
+    eprintln!("stopping: saving {jobs} jobs, at most {} s", config.stop_timeout.as_secs());
+    let report = tokio::select! {
+        report = node.stop(config.stop_timeout) => report,
+        _ = interrupt.recv() => {
+            eprintln!("stopping at once; jobs go on from their newest checkpoints");
+            return Ok(exit_codes::FAILED);
+        }
+    };
+    stopping.cancel();
+    // Whoever still reads from a stream must not keep the node up.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server).await;
+    let list = |ids: &[JobId]| ids.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ");
+    if !report.saved.is_empty() {
+        eprintln!("saved with all their work: {}", list(&report.saved));
+    }
+    if !report.released.is_empty() {
+        eprintln!("released at their last checkpoint: {}", list(&report.released));
+    }
+    Ok(0)
+}
+
+fn greet(config: &Config, address: std::net::SocketAddr, node: &node::RunningNode, warnings: &[String]) {
+    eprintln!(
+        "node {} is up: http://{address}, {} cores, {} memory, data in {}",
+        config.name,
+        f64::from(config.cpus_milli) / 1_000.0,
+        format_size(config.memory_bytes),
+        config.data_dir.display()
+    );
+    let capabilities = node.capabilities();
+    if let Err(reason) = &capabilities.run {
+        eprintln!("warning: this node runs no jobs: {reason}\nhint: run `workrs doctor`");
+    } else if let Err(reason) = &capabilities.dump {
+        eprintln!(
+            "warning: this node cannot checkpoint memory: {reason}\n\
+             jobs with --checkpoint files are saved, others start anew if the node dies\nhint: run `workrs doctor`"
+        );
+    }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The configuration of a node: flags over environment over file over defaults, resolved and checked once.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use workrs_core::{
+    id::NodeId,
+    spec::{parse_duration, parse_size},
+};
+
+use crate::args::UpArgs;
+
+/// Where a node keeps everything unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/workrs";
+/// Space for job disks unless told otherwise.
+pub const DEFAULT_DISK_POOL: &str = "16G";
+const DEFAULT_LISTEN: &str = "127.0.0.1:7480";
+const MIN_LEASE: Duration = Duration::from_secs(2);
+
+/// All that `up` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// What requests must carry beyond loopback.
+    pub token: Option<String>,
+    /// Where everything of this node lies.
+    pub data_dir: PathBuf,
+    /// The node's name.
+    pub name: NodeId,
+    /// URL of the state.
+    pub state: String,
+    /// URL of the blobs.
+    pub blobs: String,
+    /// Processor time for jobs, in thousandths of a core.
+    pub cpus_milli: u32,
+    /// Memory for jobs.
+    pub memory_bytes: u64,
+    /// Space for job disks.
+    pub disk_pool_bytes: u64,
+    /// How long the group waits for a sign of life.
+    pub lease: Duration,
+    /// Time to save jobs at the stop.
+    pub stop_timeout: Duration,
+    /// The longest log that is kept of a job.
+    pub log_limit_bytes: u64,
+    /// How long a job waits for a node that fits its checkpoint.
+    pub unfit_wait: Duration,
+    /// What jobs may ask for.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {reason}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A value makes no sense.
+    #[error("invalid {option}: {reason}")]
+    Value {
+        /// Which option.
+        option: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The options as a file gives them: the same names, without the dashes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct FileOptions {
+    listen: Option<String>,
+    data_dir: Option<PathBuf>,
+    name: Option<String>,
+    state: Option<String>,
+    blobs: Option<String>,
+    cpus: Option<f64>,
+    memory: Option<String>,
+    disk_pool: Option<String>,
+    lease: Option<String>,
+    engine: Option<String>,
+    stop_timeout: Option<String>,
+    log_limit: Option<String>,
+    unfit_wait: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// What the machine has, for defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name.
+    pub hostname: String,
+    /// Its cores.
+    pub cores: u32,
+    /// Its memory in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn here() -> Self {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib: u64 = total.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(1 << 20);
+        Self {
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            cores: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
+            memory_bytes: kib << 10,
+        }
+    }
+}
+
+/// Resolves the options of `up`; `token` is the value of `WORKRS_TOKEN`.
+pub fn resolve(args: &UpArgs, token: Option<String>, machine: &Machine) -> Result<Config, ConfigError> {
+    let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+    let text = |flag: &Option<String>, file: &Option<String>, default: &str| {
+        flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
+    };
+    let value = |option: &'static str, reason: String| ConfigError::Value { option, reason };
+    let duration = |option, text: String| parse_duration(&text).map_err(|error| value(option, error.to_string()));
+    let size = |option, text: String| parse_size(&text).map_err(|error| value(option, error.to_string()));
+
+    let listen = text(&args.listen, &file.listen, DEFAULT_LISTEN);
+    let listen: SocketAddr = listen.parse().map_err(|_| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
+    let token = token.filter(|token| !token.is_empty());
+    if !listen.ip().is_loopback() && token.is_none() {
+        let reason = format!(
+            "{listen} can be reached from other machines; set WORKRS_TOKEN to a secret that every request must carry, \
+             or listen on 127.0.0.1"
+        );
+        return Err(value("listen", reason));
+    }
+    let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+    let data_dir = std::path::absolute(&data_dir).map_err(|error| value("data-dir", error.to_string()))?;
+    let name = text(&args.name, &file.name, &machine.hostname);
+    let cpus = match (&args.cpus, &file.cpus) {
+        (Some(cpus), _) => cpus.clone(),
+        (None, Some(cpus)) => cpus.to_string(),
+        (None, None) => machine.cores.to_string(),
+    };
+    let cpus: f64 = cpus.parse().ok().filter(|cpus| (0.001..=100_000.0).contains(cpus)).ok_or_else(|| value("cpus", format!("{cpus:?} is not a number of cores")))?;
+    let engine = text(&args.engine, &file.engine, "auto");
+    if !["auto", "runc"].contains(&engine.as_str()) {
+        return Err(value("engine", format!("{engine:?} is not one of auto, runc")));
+    }
+    let lease = duration("lease", text(&args.lease, &file.lease, "5s"))?;
+    if lease < MIN_LEASE {
+        return Err(value("lease", "must be at least 2s".to_owned()));
+    }
+    let memory = text(&args.memory, &file.memory, &(machine.memory_bytes / 4 * 3).to_string());
+    Ok(Config {
+        listen,
+        token,
+        name: NodeId::new(name).map_err(|error| value("name", error.to_string()))?,
+        state: text(&args.state, &file.state, &format!("redb:{}", data_dir.join("state.redb").display())),
+        blobs: text(&args.blobs, &file.blobs, &format!("file://{}", data_dir.join("blobs").display())),
+        cpus_milli: (cpus * 1_000.0).round() as u32,
+        memory_bytes: size("memory", memory)?,
+        disk_pool_bytes: size("disk-pool", text(&args.disk_pool, &file.disk_pool, DEFAULT_DISK_POOL))?,
+        lease,
+        stop_timeout: duration("stop-timeout", text(&args.stop_timeout, &file.stop_timeout, "80s"))?,
+        log_limit_bytes: size("log-limit", text(&args.log_limit, &file.log_limit, "64M"))?,
+        unfit_wait: duration("unfit-wait", text(&args.unfit_wait, &file.unfit_wait, "10m"))?,
+        labels: labels(&args.labels, file.labels)?,
+        data_dir,
+    })
+}
+
+fn labels(flags: &[String], file: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut labels = file;
+    for flag in flags {
+        let Some((key, value)) = flag.split_once('=') else {
+            return Err(ConfigError::Value { option: "label", reason: format!("{flag:?} is not KEY=VALUE") });
+        };
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+fn read_file(path: &Path) -> Result<FileOptions, ConfigError> {
+    let failed = |reason: String| ConfigError::File { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn resolve_flags(flags: &[&str], token: Option<&str>) -> Result<Config, ConfigError> {
+        let args = Args::parse_from([&["workrs", "up"], flags].concat());
+        let Command::Up(up) = args.command else { unreachable!() };
+        let machine = Machine { hostname: "edge-1".into(), cores: 4, memory_bytes: 8 << 30 };
+        resolve(&up, token.map(str::to_owned), &machine)
+    }
+
+    #[test]
+    fn defaults_come_from_the_machine() {
+        let config = resolve_flags(&["--data-dir", "/d"], None).unwrap();
+        assert_eq!((config.cpus_milli, config.memory_bytes), (4_000, 6 << 30));
+        assert_eq!((config.state.as_str(), config.blobs.as_str()), ("redb:/d/state.redb", "file:///d/blobs"));
+        assert_eq!(config.name.as_str(), "edge-1");
+    }
+
+    #[test]
+    fn beyond_loopback_a_token_is_needed() {
+        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], None).is_err());
+        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("")).is_err());
+        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("s3cret")).is_ok());
+    }
+
+    #[test]
+    fn flags_count_before_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("workrs.toml");
+        std::fs::write(&path, "cpus = 1.5\nmemory = \"1G\"\nlease = \"9s\"\n[labels]\nsite = \"barn\"\n").unwrap();
+        let config = resolve_flags(&["--config", path.to_str().unwrap(), "--memory", "2G"], None).unwrap();
+        assert_eq!((config.cpus_milli, config.memory_bytes, config.lease.as_secs()), (1_500, 2 << 30, 9));
+        assert_eq!(config.labels["site"], "barn");
+        std::fs::write(&path, "colour = 1").unwrap();
+        let error = resolve_flags(&["--config", path.to_str().unwrap()], None).unwrap_err();
+        assert!(error.to_string().contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        for (flag, value) in [("--cpus", "0"), ("--memory", "lots"), ("--lease", "1s"), ("--name", "a/b"), ("--engine", "magic"), ("--label", "x")] {
+            let error = resolve_flags(&[flag, value], None).unwrap_err().to_string();
+            assert!(error.contains(&flag[2..]), "{flag}: {error}");
+        }
+    }
+}

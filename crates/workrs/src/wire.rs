@@ -1,0 +1,150 @@
+//! The only place that turns configuration into stores and engines.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use workrs_core::hash::ContentHash;
+use workrs_engine::{Engine, runc};
+use workrs_store::{
+    blobs::Blobs,
+    fresh,
+    records::Records,
+    redb::RedbStore,
+    state::{Change, Condition, StateError, StateStore, Transaction},
+};
+
+use crate::{
+    config::Config,
+    node::{NodeConfig, NodeParts},
+};
+
+/// The key of the group's id, which state and blobs must share.
+const GROUP_KEY: &str = "group/id";
+/// The blob that says to which group the blobs belong.
+const GROUP_BLOB: &str = "group-id";
+
+/// Everything that a node is made of, opened.
+pub struct Wired {
+    /// For the node.
+    pub parts: NodeParts,
+    /// About the node.
+    pub node: NodeConfig,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Opens state, blobs and engine.
+pub async fn open(config: &Config) -> anyhow::Result<Wired> {
+    let dir = &config.data_dir;
+    // Jobs reach their roots and disks through it, but may not look around in it.
+    create_dir(dir, 0o711).with_context(|| format!("cannot create the data folder {}", dir.display()))?;
+    let work_dir = dir.join("work");
+    create_dir(&work_dir, 0o700).with_context(|| format!("cannot create {}", work_dir.display()))?;
+    let blobs = Blobs::open(&config.blobs).with_context(|| format!("cannot open the blobs at {}", config.blobs))?;
+    let state = open_state(&config.state).await?;
+    check_group(&*state, &blobs).await?;
+    let engine = runc::RuncEngine::open(runc::RuncConfig {
+        data_dir: dir.clone(),
+        node: config.name.to_string(),
+        disk_pool_bytes: config.disk_pool_bytes,
+        helper: std::env::current_exe().context("cannot find this program's own file")?,
+    })
+    .await
+    .context("cannot prepare the engine")?;
+    let warnings = engine.warnings().to_vec();
+    let node = NodeConfig {
+        id: config.name.clone(),
+        address: format!("http://{}", config.listen),
+        cpus_milli: config.cpus_milli,
+        memory_bytes: config.memory_bytes,
+        labels: config.labels.clone(),
+        lease: config.lease,
+        log_limit_bytes: config.log_limit_bytes,
+        unfit_wait: config.unfit_wait,
+        work_dir,
+    };
+    let parts = NodeParts { records: Records::new(state), blobs, engine: Arc::new(engine) as Arc<dyn Engine> };
+    Ok(Wired { parts, node, warnings })
+}
+
+fn create_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir)
+}
+
+async fn open_state(url: &str) -> anyhow::Result<Arc<dyn StateStore>> {
+    match url.split_once(':') {
+        Some(("redb", path)) if !path.is_empty() => {
+            let path = PathBuf::from(path);
+            let store = RedbStore::open(&path).await.with_context(|| format!("cannot open the state in {}", path.display()))?;
+            Ok(Arc::new(store))
+        }
+        _ => bail!("cannot open the state at {url:?}: this version knows redb:FILE only"),
+    }
+}
+
+/// Two folders that do not belong together must not be mixed: records would name blobs of another group.
+async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()> {
+    let in_state = match state.get(GROUP_KEY).await? {
+        Some(entry) => Some(String::from_utf8_lossy(&entry.value).into_owned()),
+        None => None,
+    };
+    let in_blobs = match blobs.get_unverified(GROUP_BLOB).await {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(workrs_store::blobs::BlobError::Missing(_)) => None,
+        Err(error) => return Err(error).context("cannot read the blobs' group"),
+    };
+    match (in_state, in_blobs) {
+        (Some(state), Some(blobs)) if state == blobs => Ok(()),
+        (Some(state_group), Some(blob_group)) => bail!(
+            "state and blobs belong to different groups ({state_group} and {blob_group}); check --state and --blobs"
+        ),
+        (None, Some(blob_group)) => {
+            bail!("the blobs belong to the group {blob_group}, but the state is empty; check --state and --blobs")
+        }
+        (Some(group), None) => {
+            // Either the very first start died between the two writes, or this is another blob folder.
+            if !state.list("jobs/", None, 1).await?.entries.is_empty() {
+                bail!("the state has jobs of the group {group}, but the blobs are empty; check --state and --blobs");
+            }
+            put_group(blobs, &group).await
+        }
+        (None, None) => {
+            let group = fresh::id();
+            let put = Transaction {
+                conditions: vec![Condition::Absent(GROUP_KEY.to_owned())],
+                changes: vec![Change::Put(GROUP_KEY.to_owned(), group.clone().into(), None)],
+            };
+            match state.commit(put).await {
+                Ok(_) => put_group(blobs, &group).await,
+                Err(StateError::Conflict) => bail!("another node is making the group right now; start again"),
+                Err(error) => Err(error).context("cannot write the group's id"),
+            }
+        }
+    }
+}
+
+async fn put_group(blobs: &Blobs, group: &str) -> anyhow::Result<()> {
+    let written = blobs.put(GROUP_BLOB, group.to_owned().into()).await.context("cannot write the blobs' group")?;
+    debug_assert_eq!(written.hash, ContentHash::of(group.as_bytes()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn state_and_blobs_of_different_groups_do_not_mix() {
+        let (state, blobs) = (RedbStore::in_memory(), Blobs::open("memory:").unwrap());
+        check_group(&state, &blobs).await.unwrap();
+        check_group(&state, &blobs).await.unwrap();
+        let (other_state, other_blobs) = (RedbStore::in_memory(), Blobs::open("memory:").unwrap());
+        assert!(check_group(&other_state, &blobs).await.is_err());
+        check_group(&other_state, &other_blobs).await.unwrap();
+        assert!(check_group(&other_state, &blobs).await.is_err());
+    }
+}
