@@ -189,6 +189,8 @@ pub trait Frozen: Send {
     /// in it is of no use.
     async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError>;
 
-    /// Lets the container go on.
+    /// Lets the container go on. After a capture that was cut off, by its deadline or by dropping it, the processes may be
+    /// past saving: then they are ended, this fails with [`EngineError::Host`] and the container has
+    /// [`Vanished`](ContainerEnd::Vanished). So deadlines should be generous.
     async fn thaw(self: Box<Self>) -> Result<(), EngineError>;
 }

@@ -107,7 +107,13 @@ pub struct UpArgs {
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ServerArgs {
     /// Nodes to ask, the first that answers counts
-    #[arg(long, env = "WORKRS_SERVER", value_delimiter = ',', default_value = "http://127.0.0.1:7480", value_name = "URL,…")]
+    #[arg(
+        long,
+        env = "WORKRS_SERVER",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7480",
+        value_name = "URL,…"
+    )]
     pub server: Vec<String>,
     /// Print JSON
     #[arg(long)]

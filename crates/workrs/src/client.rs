@@ -96,7 +96,8 @@ impl Client {
     pub fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
         let servers: Vec<String> = servers.iter().map(|server| server.trim_end_matches('/').to_owned()).collect();
         let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy().build();
-        let unusable = |error: reqwest::Error| ClientError::Unreachable { servers: servers.join(", "), reason: error.to_string() };
+        let unusable =
+            |error: reqwest::Error| ClientError::Unreachable { servers: servers.join(", "), reason: error.to_string() };
         Ok(Self { http: http.map_err(unusable)?, servers, token: token.filter(|token| !token.is_empty()) })
     }
 
@@ -157,7 +158,12 @@ impl Client {
     }
 
     /// A page of jobs.
-    pub async fn jobs(&self, after: Option<&str>, state: Option<&str>, name: Option<&str>) -> Result<JobPage, ClientError> {
+    pub async fn jobs(
+        &self,
+        after: Option<&str>,
+        state: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<JobPage, ClientError> {
         let query = [("limit", Some("500")), ("after", after), ("state", state), ("name", name)];
         let query: Vec<_> = query.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
         parse(self.ask(Method::GET, "/api/v1/jobs", |request| request.query(&query)).await?).await
@@ -184,7 +190,10 @@ impl Client {
     }
 
     /// All outputs as a tar stream.
-    pub async fn archive(&self, id: &str) -> Result<impl Stream<Item = Result<Bytes, reqwest::Error>> + use<>, ClientError> {
+    pub async fn archive(
+        &self,
+        id: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, reqwest::Error>> + use<>, ClientError> {
         let path = format!("/api/v1/jobs/{}/outputs?archive=tar", encode(id));
         Ok(self.ask(Method::GET, &path, |request| request).await?.bytes_stream())
     }
@@ -200,24 +209,28 @@ impl Client {
         let response = self.ask(Method::GET, &path, |request| request).await?;
         let server = response.url().to_string();
         let mut buffer = Vec::new();
-        let lines = response.bytes_stream().map(Some).chain(futures::stream::iter([None])).map(move |piece| match piece {
-            Some(Ok(bytes)) => {
-                buffer.extend_from_slice(&bytes);
-                let end = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-                let rest = buffer.split_off(end);
-                let whole = std::mem::replace(&mut buffer, rest);
-                let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-                lines.map(|line| line_of(&server, line)).collect::<Vec<_>>()
-            }
-            Some(Err(error)) => vec![Err(ClientError::Unreachable { servers: server.clone(), reason: root_cause(&error) })],
-            None => Vec::new(),
-        });
+        let lines =
+            response.bytes_stream().map(Some).chain(futures::stream::iter([None])).map(move |piece| match piece {
+                Some(Ok(bytes)) => {
+                    buffer.extend_from_slice(&bytes);
+                    let end = buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                    let rest = buffer.split_off(end);
+                    let whole = std::mem::replace(&mut buffer, rest);
+                    let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                    lines.map(|line| line_of(&server, line)).collect::<Vec<_>>()
+                }
+                Some(Err(error)) => {
+                    vec![Err(ClientError::Unreachable { servers: server.clone(), reason: root_cause(&error) })]
+                }
+                None => Vec::new(),
+            });
         Ok(lines.flat_map(futures::stream::iter))
     }
 }
 
 fn line_of(server: &str, line: &[u8]) -> Result<LogLine, ClientError> {
-    serde_json::from_slice(line).map_err(|error| ClientError::Foreign { server: server.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(line)
+        .map_err(|error| ClientError::Foreign { server: server.to_owned(), reason: error.to_string() })
 }
 
 async fn checked(server: &str, response: Response) -> Result<Response, ClientError> {
@@ -267,14 +280,19 @@ async fn form(
         .map_err(|error| ClientError::Foreign { server: "this request".to_owned(), reason: error.to_string() })?;
     let mut form = Form::new().percent_encode_noop().text("spec", spec);
     let mut sent_before = 0;
-    for (name, file) in script.map(|file| ("script", file)).into_iter().chain(inputs.iter().map(|file| ("input", file))) {
+    for (name, file) in script.map(|file| ("script", file)).into_iter().chain(inputs.iter().map(|file| ("input", file)))
+    {
         form = form.part(name, part(file, sent_before, progress.clone()).await?);
         sent_before += file.len;
     }
     Ok(form)
 }
 
-async fn part(file: &InputFile, sent_before: u64, progress: impl Fn(u64) + Send + Sync + 'static) -> Result<Part, ClientError> {
+async fn part(
+    file: &InputFile,
+    sent_before: u64,
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<Part, ClientError> {
     let failed = |error| ClientError::File { path: file.source.clone(), error };
     let source = tokio::fs::File::open(&file.source).await.map_err(failed)?;
     let mut sent = sent_before;

@@ -149,7 +149,11 @@ pub fn resolve(args: &UpArgs, token: Option<String>, machine: &Machine) -> Resul
         (None, Some(cpus)) => cpus.to_string(),
         (None, None) => machine.cores.to_string(),
     };
-    let cpus: f64 = cpus.parse().ok().filter(|cpus| (0.001..=100_000.0).contains(cpus)).ok_or_else(|| value("cpus", format!("{cpus:?} is not a number of cores")))?;
+    let cpus: f64 = cpus
+        .parse()
+        .ok()
+        .filter(|cpus| (0.001..=100_000.0).contains(cpus))
+        .ok_or_else(|| value("cpus", format!("{cpus:?} is not a number of cores")))?;
     let engine = text(&args.engine, &file.engine, "auto");
     if !["auto", "runc"].contains(&engine.as_str()) {
         return Err(value("engine", format!("{engine:?} is not one of auto, runc")));
@@ -238,7 +242,14 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_named() {
-        for (flag, value) in [("--cpus", "0"), ("--memory", "lots"), ("--lease", "1s"), ("--name", "a/b"), ("--engine", "magic"), ("--label", "x")] {
+        for (flag, value) in [
+            ("--cpus", "0"),
+            ("--memory", "lots"),
+            ("--lease", "1s"),
+            ("--name", "a/b"),
+            ("--engine", "magic"),
+            ("--label", "x"),
+        ] {
             let error = resolve_flags(&[flag, value], None).unwrap_err().to_string();
             assert!(error.contains(&flag[2..]), "{flag}: {error}");
         }

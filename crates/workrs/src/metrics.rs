@@ -43,8 +43,7 @@ pub static FINISHED: Counter = Counter::new("workrs_finished_total", "Jobs that 
 
 /// All counters in the form that Prometheus reads.
 pub fn render() -> String {
-    let counters =
-        [&CLAIMS, &CHECKPOINTS, &CHECKPOINT_FAILURES, &STANDSTILL_MS, &UPLOADED_BYTES, &RESUMES, &FINISHED];
+    let counters = [&CLAIMS, &CHECKPOINTS, &CHECKPOINT_FAILURES, &STANDSTILL_MS, &UPLOADED_BYTES, &RESUMES, &FINISHED];
     let mut text = String::new();
     for Counter { name, help, value } in counters {
         // Writing to a string cannot fail.

@@ -79,7 +79,8 @@ async fn open_state(url: &str) -> anyhow::Result<Arc<dyn StateStore>> {
     match url.split_once(':') {
         Some(("redb", path)) if !path.is_empty() => {
             let path = PathBuf::from(path);
-            let store = RedbStore::open(&path).await.with_context(|| format!("cannot open the state in {}", path.display()))?;
+            let store =
+                RedbStore::open(&path).await.with_context(|| format!("cannot open the state in {}", path.display()))?;
             Ok(Arc::new(store))
         }
         _ => bail!("cannot open the state at {url:?}: this version knows redb:FILE only"),

@@ -53,7 +53,7 @@ impl<'a> RuncFrozen<'a> {
 
     fn thaw_now(&mut self) {
         if std::mem::take(&mut self.frozen)
-            && let Err(error) = self.inner.group.thaw()
+            && let Err(error) = self.inner.thaw()
         {
             tracing::error!(%error, "a container could not be thawed");
         }
@@ -62,7 +62,7 @@ impl<'a> RuncFrozen<'a> {
     /// CRIU's images of the memory, regular files only.
     async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), EngineError> {
         fs::create_dir(images).map_err(|error| io_error(images, &error))?;
-        let dumped = self.inner.runc.checkpoint(images, deadline).await;
+        let dumped = self.inner.dump(images, deadline).await;
         dumped.map_err(|error| EngineError::CannotCapture(self.inner.runc.why_no_dump(&error)))?;
         let entries = fs::read_dir(images).map_err(|error| io_error(images, &error))?;
         for entry in entries.flatten() {
@@ -113,7 +113,12 @@ impl Frozen for RuncFrozen<'_> {
 
     async fn thaw(mut self: Box<Self>) -> Result<(), EngineError> {
         self.frozen = false;
-        self.inner.group.thaw().map_err(|error| EngineError::Host(format!("failed to thaw the container: {error}")))
+        let failed = |error| EngineError::Host(format!("failed to thaw the container: {error}"));
+        if self.inner.thaw().map_err(failed)? {
+            return Ok(());
+        }
+        let text = "the dump was ended in the middle of the job's processes, and these with it";
+        Err(EngineError::Host(text.to_owned()))
     }
 }
 

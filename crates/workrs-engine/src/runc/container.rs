@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::fs::{OpenOptionsExt, chown},
+        unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
     sync::{
@@ -34,6 +34,7 @@ use crate::{
     disk::{ID_BASE, JOB_ID, JobDisk, io_error},
     engine::{Container, ContainerEnd, ContainerSpec, EngineError, Frozen},
     image::HostImage,
+    process::ToolError,
 };
 
 /// The first process of every container; see `init/main.rs`.
@@ -81,6 +82,10 @@ pub(super) struct Inner {
     life: watch::Sender<Life>,
     killed: AtomicBool,
     disk_full: AtomicBool,
+    /// A dump is under way.
+    dumping: AtomicBool,
+    /// A dump was cut off within the job's processes: whatever they do from then on is not their doing.
+    harmed: AtomicBool,
     destroyed: AtomicBool,
     /// Held by whoever starts, freezes or destroys.
     operation: Mutex<()>,
@@ -112,6 +117,8 @@ impl RuncContainer {
             life: watch::Sender::new(Life::Prepared),
             killed: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
+            dumping: AtomicBool::new(false),
+            harmed: AtomicBool::new(false),
             destroyed: AtomicBool::new(false),
             operation: Mutex::new(()),
         };
@@ -194,6 +201,7 @@ impl Inner {
         let Some(memory) = &self.memory else { return self.start(output).await };
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
+        open_to_criu(memory).map_err(|error| io_error(memory, &error))?;
         if let Err(error) = self.runc.restore(memory, output, RESTORE_DEADLINE).await {
             let complaint = self.runc.complaint(&error);
             return Err(match self.runc.why_no_restore() {
@@ -244,6 +252,7 @@ impl Inner {
         self.group.kill_all(KILL_DEADLINE).await;
         let end = judge(&Evidence {
             status: self.status(),
+            harmed: self.harmed.load(Ordering::SeqCst),
             killed: self.killed.load(Ordering::SeqCst),
             disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.is_full(),
             oom_kills: self.group.oom_kills(),
@@ -257,6 +266,27 @@ impl Inner {
             self.killed.store(true, Ordering::SeqCst);
             self.group.kill();
         }
+    }
+
+    /// Dumps the frozen processes with CRIU. One that is cut off, by its deadline or by dropping this, stays noted.
+    pub(super) async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), ToolError> {
+        self.dumping.store(true, Ordering::SeqCst);
+        let dumped = self.runc.checkpoint(images, deadline).await;
+        if !matches!(dumped, Err(ToolError::Deadline(..))) {
+            self.dumping.store(false, Ordering::SeqCst);
+        }
+        dumped
+    }
+
+    /// Lets the processes go on, unless a dump was cut off within them: then they are ended, and the job resumes from its
+    /// last checkpoint. Gives whether they go on.
+    pub(super) fn thaw(&self) -> io::Result<bool> {
+        if self.dumping.swap(false, Ordering::SeqCst) && self.runc.dump_was_cut_off_within() {
+            self.harmed.store(true, Ordering::SeqCst);
+            self.group.kill();
+            return Ok(false);
+        }
+        self.group.thaw().map(|()| true)
     }
 
     async fn wait(&self) -> ContainerEnd {
@@ -361,6 +391,14 @@ impl Container for RuncContainer {
     async fn destroy(&self) -> Result<(), EngineError> {
         self.inner.destroy().await
     }
+}
+
+/// CRIU reads the images as the job's own user, so what protects them is the folder above theirs.
+fn open_to_criu(images: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(images)? {
+        fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o644))?;
+    }
+    fs::set_permissions(images, fs::Permissions::from_mode(0o755))
 }
 
 impl Drop for RuncContainer {

@@ -55,6 +55,8 @@ fn parse(text: &str) -> Option<Status> {
 #[derive(Debug, Clone)]
 pub(super) struct Evidence {
     pub(super) status: Option<Status>,
+    /// The engine did something to its processes that they may not have survived.
+    pub(super) harmed: bool,
     /// The node killed it.
     pub(super) killed: bool,
     /// Its disk was seen full, now or before.
@@ -66,6 +68,9 @@ pub(super) struct Evidence {
 /// A job that did well in spite of a full disk or a killed child did well. One that failed and met a limit failed by
 /// the limit. One whose init left no word was ended from outside.
 pub(super) fn judge(evidence: &Evidence) -> ContainerEnd {
+    if evidence.harmed {
+        return ContainerEnd::Vanished;
+    }
     let own = match &evidence.status {
         Some(Status::Exit(0)) => return ContainerEnd::Exited(0),
         Some(Status::Exit(code)) => Some(ContainerEnd::Exited(*code)),
@@ -96,8 +101,9 @@ mod tests {
     fn every_end_has_one_reason() {
         let check =
             |status: Option<&str>, (killed, disk_full, oom_kills): (bool, bool, u64), expected: ContainerEnd| {
-                let evidence = Evidence { status: status.and_then(parse), killed, disk_full, oom_kills };
+                let evidence = Evidence { status: status.and_then(parse), harmed: false, killed, disk_full, oom_kills };
                 assert_eq!(judge(&evidence), expected, "{evidence:?}");
+                assert_eq!(judge(&Evidence { harmed: true, ..evidence }), Vanished);
             };
         check(Some("exit 0"), (true, true, 3), Exited(0));
         check(Some("exit 3"), (false, false, 0), Exited(3));

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use crate::process::{Tool, ToolError};
 
 /// What CRIU is told on every call, beside what the bundle names.
-const CRIU_FLAGS: [&str; 3] = ["--file-locks", "--tcp-established", "--ext-unix-sk"];
+const CRIU_FLAGS: [&str; 5] = ["--file-locks", "--tcp-established", "--ext-unix-sk", "--empty-ns", "network"];
 /// Complaints of CRIU that mean nothing here.
 const HARMLESS: &str = "RLIMIT_NOFILE";
 /// The most of a log that is quoted, in bytes.
@@ -63,6 +63,7 @@ impl Runc {
 
     /// Dumps the frozen container, which stays frozen.
     pub(super) async fn checkpoint(&self, images: &Path, deadline: Duration) -> Result<(), ToolError> {
+        let _absent = fs::remove_file(self.dump_log());
         let call = self.call("checkpoint", deadline).arg("--leave-running").args(CRIU_FLAGS);
         let call = call.arg("--image-path").arg(images).arg("--work-path").arg(self.folder.join("dump"));
         call.arg(&self.name).output().await.map(drop)
@@ -76,9 +77,21 @@ impl Runc {
         self.call("delete", deadline).arg("--force").arg(&self.name).output().await.map(drop)
     }
 
+    fn dump_log(&self) -> PathBuf {
+        self.folder.join("dump/dump.log")
+    }
+
+    /// Whether a dump that was killed may have left its own code in the job's processes: from the first one that it
+    /// enters to the end.
+    pub(super) fn dump_was_cut_off_within(&self) -> bool {
+        let log = fs::read(self.dump_log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.contains(") Dumping task (pid") && !log.contains("Dumping finished successfully")
+    }
+
     /// What CRIU complained of in the dump, or else what runc did.
     pub(super) fn why_no_dump(&self, error: &ToolError) -> String {
-        criu_errors(&self.folder.join("dump/dump.log")).unwrap_or_else(|| self.complaint(error))
+        criu_errors(&self.dump_log()).unwrap_or_else(|| self.complaint(error))
     }
 
     /// What CRIU complained of in the restore; `None` if it never came to it.

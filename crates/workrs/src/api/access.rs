@@ -24,8 +24,13 @@ fn verdict(access: &Access, method: &Method, headers: &HeaderMap) -> Result<(), 
     if let Some(token) = &access.token {
         let given = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         if !given.is_some_and(|given| same(given, token)) {
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "no-token", "the request is not allowed", "it carries no valid token")
-                .hint("send the node's token as 'Authorization: Bearer …', or set WORKRS_TOKEN"));
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "no-token",
+                "the request is not allowed",
+                "it carries no valid token",
+            )
+            .hint("send the node's token as 'Authorization: Bearer …', or set WORKRS_TOKEN"));
         }
     } else if access.address.ip().is_loopback() && !header(header::HOST).is_none_or(is_loopback_name) {
         // A name that somebody else made point here (DNS rebinding).

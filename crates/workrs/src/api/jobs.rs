@@ -89,7 +89,12 @@ pub async fn show(
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<JobView>, Problem> {
     let id = JobId::new(id)?;
-    let wait = query.wait.as_deref().map(parse_duration).transpose().map_err(|error| Problem::bad_request(error).field("wait"))?;
+    let wait = query
+        .wait
+        .as_deref()
+        .map(parse_duration)
+        .transpose()
+        .map_err(|error| Problem::bad_request(error).field("wait"))?;
     let record = match wait {
         None => find(&api, &id).await?,
         Some(wait) => {
@@ -150,6 +155,7 @@ pub async fn run_on(State(api): State<Api>, Path(id): Path<String>) -> Result<Js
 async fn apply(api: &Api, id: &JobId, event: &JobEvent) -> Result<JobRecord, Problem> {
     let operation = fresh::operation();
     let applied = tokio::time::timeout(SETTLE, api.records.apply(id, event, &[], &operation)).await;
-    let timed_out = |_| workrs_store::records::RecordError::Unavailable("it does not answer; the outcome is unknown".to_owned());
+    let timed_out =
+        |_| workrs_store::records::RecordError::Unavailable("it does not answer; the outcome is unknown".to_owned());
     Ok(applied.map_err(timed_out)??)
 }

@@ -65,7 +65,9 @@ pub enum LogLine {
 impl From<LogEvent> for LogLine {
     fn from(event: LogEvent) -> Self {
         match event {
-            LogEvent::Bytes(offset, bytes) => Self::Bytes { offset, data: bytes.iter().map(|byte| char::from(*byte)).collect() },
+            LogEvent::Bytes(offset, bytes) => {
+                Self::Bytes { offset, data: bytes.iter().map(|byte| char::from(*byte)).collect() }
+            }
             LogEvent::Rewound(offset) => Self::Rewound { offset },
             LogEvent::End => Self::End,
             LogEvent::Failed(reason) => Self::Failed { reason },
@@ -75,13 +77,19 @@ impl From<LogEvent> for LogLine {
 
 /// Streams a job's log. As text, what a resume makes the job print again is left out.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/logs", params(("id" = String, Path), LogQuery), responses((status = 200, body = String, content_type = "text/plain"), (status = "default", body = Problem)))]
-pub async fn logs(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<LogQuery>) -> Result<Response, Problem> {
+pub async fn logs(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
     find(&api, &id).await?;
     let as_events = match query.format.as_deref() {
         None | Some("text") => false,
         Some("events") => true,
-        Some(other) => return Err(Problem::bad_request(format!("{other:?} is not one of text, events")).field("format")),
+        Some(other) => {
+            return Err(Problem::bad_request(format!("{other:?} is not one of text, events")).field("format"));
+        }
     };
     let from = query.offset.unwrap_or(0);
     let stopping = api.stopping.clone();

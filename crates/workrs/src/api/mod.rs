@@ -26,13 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use workrs_store::{blobs::Blobs, records::Records};
 
-pub use self::{
-    logs::LogLine,
-    openapi::document as openapi_document,
-    problem::Problem,
-    submit::MODE_HEADER,
-    types::*,
-};
+pub use self::{logs::LogLine, openapi::document as openapi_document, problem::Problem, submit::MODE_HEADER, types::*};
 use crate::joblog::LiveLogs;
 
 /// What the API needs.
@@ -98,7 +92,9 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 
 async fn root() -> Response {
     let text = concat!(
-        "workrs ", env!("CARGO_PKG_VERSION"), "\n\n",
+        "workrs ",
+        env!("CARGO_PKG_VERSION"),
+        "\n\n",
         "hand a job over:  curl -F script=@train.py $NODE/api/v1/jobs\n",
         "see all jobs:     curl $NODE/api/v1/jobs\n",
         "follow its log:   curl -N \"$NODE/api/v1/jobs/ID/logs?follow=true\"\n",

@@ -50,7 +50,11 @@ async fn index(api: &Api, id: &JobId) -> Result<Option<(BlobRef, FileIndex)>, Pr
 
 /// Lists the outputs of a finished job, or streams all of them.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/outputs", params(("id" = String, Path), OutputQuery), responses((status = 200, body = OutputsView), (status = "default", body = Problem)))]
-pub async fn list(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<OutputQuery>) -> Result<Response, Problem> {
+pub async fn list(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<OutputQuery>,
+) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
     let found = index(&api, &id).await?;
     match query.archive.as_deref() {
@@ -72,7 +76,9 @@ pub async fn list(State(api): State<Api>, Path(id): Path<String>, Query(query): 
             });
             Ok((headers, Body::from_stream(ReceiverStream::new(receiver))).into_response())
         }
-        Some(other) => Err(Problem::bad_request(format!("{other:?} is not an archive format; use tar")).field("archive")),
+        Some(other) => {
+            Err(Problem::bad_request(format!("{other:?} is not an archive format; use tar")).field("archive"))
+        }
     }
 }
 
@@ -171,10 +177,19 @@ pub async fn file(State(api): State<Api>, Path((id, path)): Path<(String, String
 
 impl From<FileIndex> for OutputsView {
     fn from(index: FileIndex) -> Self {
-        let file = |file: FileEntry| OutputView { path: file.path, len: file.len, mode: file.mode, hash: file.hash.to_string() };
+        let file = |file: FileEntry| OutputView {
+            path: file.path,
+            len: file.len,
+            mode: file.mode,
+            hash: file.hash.to_string(),
+        };
         Self {
             files: index.files.into_iter().map(file).collect(),
-            links: index.links.into_iter().map(|link| OutputLinkView { path: link.path, target: link.target }).collect(),
+            links: index
+                .links
+                .into_iter()
+                .map(|link| OutputLinkView { path: link.path, target: link.target })
+                .collect(),
             skipped: index.skipped,
         }
     }

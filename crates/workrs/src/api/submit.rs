@@ -53,20 +53,27 @@ pub async fn submit(
     Query(query): Query<SubmitQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let received = if content_type.starts_with("multipart/form-data") {
         let form = Multipart::from_request(request, &()).await.map_err(Problem::bad_request)?;
         receive(&api.blobs, form, query.id).await?
     } else if content_type.starts_with("application/json") {
         let body = axum::body::to_bytes(request.into_body(), MAX_TEXT).await;
-        let body = body.map_err(|_| Problem::bad_request(format!("the body is longer than {}", format_size(MAX_TEXT as u64))))?;
+        let body = body
+            .map_err(|_| Problem::bad_request(format!("the body is longer than {}", format_size(MAX_TEXT as u64))))?;
         let request: SubmitRequest = parse_json(&body)?;
         let id = choose_id(query.id.or_else(|| request.id.clone()))?;
         Received { request, script: None, upload: Upload::new(&api.blobs, id) }
     } else {
         let detail = format!("a submit is application/json or multipart/form-data, not {content_type:?}");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "the request cannot be understood", detail)
-            .hint("try: curl -F script=@train.py http://127.0.0.1:7480/api/v1/jobs"));
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "the request cannot be understood",
+            detail,
+        )
+        .hint("try: curl -F script=@train.py http://127.0.0.1:7480/api/v1/jobs"));
     };
     accept(&api, received).await
 }
@@ -120,7 +127,10 @@ async fn accept(api: &Api, received: Received) -> Result<Response, Problem> {
         Err(_) => {
             // It may have been accepted: its inputs must stay.
             upload.keep();
-            return Err(RecordError::Unavailable("it does not answer; whether the job was accepted is unknown".to_owned()).into());
+            return Err(RecordError::Unavailable(
+                "it does not answer; whether the job was accepted is unknown".to_owned(),
+            )
+            .into());
         }
     };
     let location = format!("/api/v1/jobs/{}", record.id);
@@ -184,10 +194,16 @@ async fn receive(blobs: &Blobs, mut form: Multipart, id: Option<String>) -> Resu
                 let head = upload.file(field, &path, name == "script").await?;
                 if name == "script" {
                     if path.contains('/') {
-                        return Err(Problem::invalid("script", "must not lie in a folder; hand folders over as inputs"));
+                        return Err(Problem::invalid(
+                            "script",
+                            "must not lie in a folder; hand folders over as inputs",
+                        ));
                     }
                     if script.replace(Script { name: path, head }).is_some() {
-                        return Err(Problem::invalid("script", "there must be only one; hand other files over as inputs"));
+                        return Err(Problem::invalid(
+                            "script",
+                            "there must be only one; hand other files over as inputs",
+                        ));
                     }
                 }
             }
@@ -206,7 +222,9 @@ async fn receive(blobs: &Blobs, mut form: Multipart, id: Option<String>) -> Resu
     let upload = match upload {
         Some(upload) => {
             if request.id.as_deref().is_some_and(|wanted| wanted != upload.id.as_str()) {
-                return Err(Problem::bad_request("the id must come before the files, or in the query (?id=…)").field("id"));
+                return Err(
+                    Problem::bad_request("the id must come before the files, or in the query (?id=…)").field("id")
+                );
             }
             upload
         }
@@ -277,7 +295,10 @@ impl Upload {
     async fn file(&mut self, mut field: Field<'_>, path: &str, is_script: bool) -> Result<Vec<u8>, Problem> {
         check_path(path)?;
         if self.files.len() >= MAX_INPUTS {
-            return Err(Problem::invalid("input", format!("at most {MAX_INPUTS} files can be handed over; pack them into an archive")));
+            return Err(Problem::invalid(
+                "input",
+                format!("at most {MAX_INPUTS} files can be handed over; pack them into an archive"),
+            ));
         }
         let mode = field.headers().get(MODE_HEADER).and_then(|value| value.to_str().ok());
         let default_mode = if is_script { 0o755 } else { 0o644 };

@@ -32,8 +32,13 @@ impl Quantity {
 
     fn number(&self, field: &str) -> Result<f64, Problem> {
         let text = self.text();
-        let number: f64 = text.trim().parse().map_err(|_| Problem::invalid(field, format!("{text:?} is not a number")))?;
-        if number.is_finite() && number >= 0.0 { Ok(number) } else { Err(Problem::invalid(field, "must be a positive number")) }
+        let number: f64 =
+            text.trim().parse().map_err(|_| Problem::invalid(field, format!("{text:?} is not a number")))?;
+        if number.is_finite() && number >= 0.0 {
+            Ok(number)
+        } else {
+            Err(Problem::invalid(field, "must be a positive number"))
+        }
     }
 
     fn bytes(&self, field: &str) -> Result<u64, Problem> {
@@ -45,7 +50,9 @@ impl Quantity {
             Self::Number(seconds) => format!("{seconds}s"),
             Self::Text(text) => text.clone(),
         };
-        parse_duration(&text).map(|duration| duration.as_millis() as u64).map_err(|error| Problem::invalid(field, error))
+        parse_duration(&text)
+            .map(|duration| duration.as_millis() as u64)
+            .map_err(|error| Problem::invalid(field, error))
     }
 }
 
@@ -138,7 +145,8 @@ impl SubmitRequest {
             spec.checkpoint = checkpoint.parse()?;
         }
         if let Some(network) = self.network.as_deref().filter(|network| *network != "none") {
-            let reason = format!("{network:?} is not available; jobs of this version see only their own loopback (none)");
+            let reason =
+                format!("{network:?} is not available; jobs of this version see only their own loopback (none)");
             return Err(Problem::invalid("network", reason));
         }
         for pattern in &spec.outputs {

@@ -123,7 +123,8 @@ pub(super) async fn fetch_into(client: &Client, id: &str, folder: &Path) -> anyh
         for entry in archive.entries()? {
             let mut entry = entry?;
             let path = entry.path()?.into_owned();
-            let inside = entry.unpack_in(&folder).with_context(|| format!("cannot write {}", folder.join(&path).display()))?;
+            let inside =
+                entry.unpack_in(&folder).with_context(|| format!("cannot write {}", folder.join(&path).display()))?;
             anyhow::ensure!(inside, "the output {} would lie outside of {}", path.display(), folder.display());
             count += usize::from(entry.header().entry_type().is_file());
         }

@@ -72,7 +72,8 @@ pub fn state(job: &JobView) -> String {
 
 /// A list of jobs.
 pub fn jobs(jobs: &[JobView]) -> String {
-    let mut rows = vec![["ID", "NAME", "STATE", "NODE", "TRIES", "CHECKPOINTS", "SUBMITTED"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["ID", "NAME", "STATE", "NODE", "TRIES", "CHECKPOINTS", "SUBMITTED"].map(str::to_owned).to_vec()];
     rows.extend(jobs.iter().map(|job| {
         vec![
             job.id.clone(),
@@ -89,7 +90,8 @@ pub fn jobs(jobs: &[JobView]) -> String {
 
 /// A list of nodes.
 pub fn nodes(nodes: &[NodeView]) -> String {
-    let mut rows = vec![["NAME", "ADDRESS", "CPUS", "MEMORY", "DISKS", "ENGINE", "JOBS", "SINCE"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["NAME", "ADDRESS", "CPUS", "MEMORY", "DISKS", "ENGINE", "JOBS", "SINCE"].map(str::to_owned).to_vec()];
     rows.extend(nodes.iter().map(|node| {
         vec![
             node.name.clone(),
@@ -176,7 +178,8 @@ fn attempts(job: &JobView) -> String {
     }
     let mut rows = vec![["TRY", "NODE", "STARTED", "FROM", "WHAT HAPPENED"].map(str::to_owned).to_vec()];
     rows.extend(job.attempts.iter().map(|attempt| {
-        let from = if attempt.start == "clean" { "the beginning".to_owned() } else { format!("checkpoint {}", attempt.start) };
+        let from =
+            if attempt.start == "clean" { "the beginning".to_owned() } else { format!("checkpoint {}", attempt.start) };
         let notes = attempt.notes.iter().map(|note| clean(note)).collect::<Vec<_>>().join("; ");
         let started = attempt.started_at.map_or_else(|| "-".to_owned(), time);
         vec![attempt.epoch.to_string(), attempt.node.clone(), started, from, notes]
@@ -188,8 +191,11 @@ fn checkpoints(job: &JobView) -> String {
     if job.checkpoints.is_empty() {
         return String::new();
     }
-    let mut rows =
-        vec![["CHECKPOINT", "AT RUN TIME", "STANDSTILL", "TOTAL", "SIZE", "UPLOADED", "STANDING"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["CHECKPOINT", "AT RUN TIME", "STANDSTILL", "TOTAL", "SIZE", "UPLOADED", "STANDING"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     rows.extend(job.checkpoints.iter().map(|checkpoint| {
         let standing = match &checkpoint.reason {
             Some(reason) => format!("{}: {}", checkpoint.standing, clean(reason)),

@@ -1,6 +1,8 @@
 //! `submit`, and what `run` shares with it.
 
-use std::{collections::BTreeMap, io::IsTerminal, path::Path, sync::Arc, sync::atomic::AtomicU64, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap, io::IsTerminal, path::Path, sync::Arc, sync::atomic::AtomicU64, sync::atomic::Ordering,
+};
 
 use anyhow::{Context, bail};
 use workrs_core::spec::format_size;

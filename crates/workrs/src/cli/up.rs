@@ -55,7 +55,8 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Bound first: a port that is taken must not cost the jobs of the node that has it anything.
     let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {} (choose another with --listen)", config.listen))?;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {} (choose another with --listen)", config.listen))?;
     let address = listener.local_addr()?;
     let wired = wire::open(&Config { listen: address, ..config.clone() }).await?;
     let (records, blobs) = (wired.parts.records.clone(), wired.parts.blobs.clone());

@@ -55,7 +55,8 @@ impl LiveLogs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned()
     }
 
-    fn insert(&self, job: JobId, log: LiveLog) {
+    /// Shows followers the log of an attempt whose program runs.
+    pub fn insert(&self, job: JobId, log: LiveLog) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(job, log);
     }
 
@@ -72,21 +73,13 @@ impl LiveLogs {
 pub struct LogPump {
     drains: mpsc::Sender<oneshot::Sender<Result<u64, PumpError>>>,
     task: Option<JoinHandle<Result<u64, PumpError>>>,
-    path: PathBuf,
-    from: u64,
+    live: LiveLog,
 }
 
 impl LogPump {
     /// Starts a pump that continues the job's log at offset `from`, in a file in `folder`, and gives the write
     /// end of its pipe. Beyond `limit` bytes of log, what comes is read and thrown away, and the log says so.
-    pub fn start(
-        live_logs: &LiveLogs,
-        job: &JobId,
-        epoch: Epoch,
-        from: u64,
-        limit: u64,
-        folder: &Path,
-    ) -> Result<(Self, OwnedFd), PumpError> {
+    pub fn start(epoch: Epoch, from: u64, limit: u64, folder: &Path) -> Result<(Self, OwnedFd), PumpError> {
         let path = folder.join("log");
         let file = File::create(&path)?;
         let (reader, writer) = io::pipe()?;
@@ -95,18 +88,23 @@ impl LogPump {
         let (drains, drain_receiver) = mpsc::channel(1);
         let sink = Sink { file, len: from, limit, announce: len };
         let task = tokio::spawn(pump(reader, sink, drain_receiver));
-        live_logs.insert(job.clone(), LiveLog { epoch, from, path: path.clone(), len: len_receiver });
-        Ok((Self { drains, task: Some(task), path, from }, writer.into()))
+        let live = LiveLog { epoch, from, path, len: len_receiver };
+        Ok((Self { drains, task: Some(task), live }, writer.into()))
     }
 
     /// The attempt's log file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.live.path
     }
 
     /// Offset in the job's log of the file's first byte.
     pub fn from(&self) -> u64 {
-        self.from
+        self.live.from
+    }
+
+    /// What followers read.
+    pub fn live(&self) -> &LiveLog {
+        &self.live
     }
 
     /// Takes all that is in the pipe now and gives the log's length. Complete while the job is frozen.
@@ -216,8 +214,7 @@ mod tests {
 
     fn start(limit: u64) -> (LogPump, File, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let (pump, writer) =
-            LogPump::start(&LiveLogs::default(), &JobId::new("j").unwrap(), Epoch(1), 100, limit, folder.path()).unwrap();
+        let (pump, writer) = LogPump::start(Epoch(1), 100, limit, folder.path()).unwrap();
         (pump, File::from(writer), folder)
     }
 

@@ -47,7 +47,13 @@ pub struct Segment {
 }
 
 /// Makes a segment durable, from the attempt's file, whose first byte is byte `file_from` of the job's log.
-pub async fn store_segment(blobs: &Blobs, job: &JobId, segment: Segment, file: &Path, file_from: u64) -> Result<(), LogError> {
+pub async fn store_segment(
+    blobs: &Blobs,
+    job: &JobId,
+    segment: Segment,
+    file: &Path,
+    file_from: u64,
+) -> Result<(), LogError> {
     if segment.to <= segment.from {
         return Ok(());
     }
@@ -94,7 +100,8 @@ pub async fn read_stored(blobs: &Blobs, record: &JobRecord, from: u64, to: u64) 
         let (epoch, start) = keys::parse_log_segment(name)?;
         (epoch == range.epoch && start <= from && start + len > from).then_some((name, start, *len))
     });
-    let (name, start, len) = covering.max_by_key(|(_, start, len)| start + len).ok_or(LogError::Missing { from, to })?;
+    let (name, start, len) =
+        covering.max_by_key(|(_, start, len)| start + len).ok_or(LogError::Missing { from, to })?;
     let to = to.min(start + len);
     Ok(blobs.get_range(name, from - start..to - start).await?)
 }

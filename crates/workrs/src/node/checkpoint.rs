@@ -92,7 +92,12 @@ impl From<EngineError> for CaptureError {
 }
 
 /// Freezes the job and takes a cut of it. Dropping the future thaws the job.
-pub(super) async fn capture(run: &Run, live: &mut Live, mode: CheckpointMode, after: After) -> Result<Captured, CaptureError> {
+pub(super) async fn capture(
+    run: &Run,
+    live: &mut Live,
+    mode: CheckpointMode,
+    after: After,
+) -> Result<Captured, CaptureError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| CaptureError::Failed(format!("{what}: {error}"));
     let _turn = run.shared.dumps.acquire().await.map_err(|error| failed("cannot wait for a turn", &error))?;
     live.seq += 1;
@@ -227,7 +232,8 @@ impl UploadTask {
             log_bytes: captured.log_bytes,
             parts: &captured.files.parts,
         };
-        let stored = shared.checkpoints.store(new).await.map_err(|error| format!("cannot store the checkpoint: {error}"))?;
+        let stored =
+            shared.checkpoints.store(new).await.map_err(|error| format!("cannot store the checkpoint: {error}"))?;
         metrics::UPLOADED_BYTES.add(stored.uploaded_bytes);
         Ok(Checkpoint {
             id: captured.id,

@@ -161,9 +161,9 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
 pub(super) fn cool_down(shared: &Shared, record: &JobRecord, unfit: bool) {
     let now = Instant::now();
     let mut cooldowns = shared.cooldowns();
-    let cooldown =
-        cooldowns.entry(record.id.clone()).or_insert(Cooldown { until: now, tries: 0, unfit_since: None });
-    cooldown.until = now + Duration::from_millis(500).saturating_mul(1 << cooldown.tries.min(7)).min(Duration::from_secs(60));
+    let cooldown = cooldowns.entry(record.id.clone()).or_insert(Cooldown { until: now, tries: 0, unfit_since: None });
+    cooldown.until =
+        now + Duration::from_millis(500).saturating_mul(1 << cooldown.tries.min(7)).min(Duration::from_secs(60));
     cooldown.tries += 1;
     if unfit {
         cooldown.unfit_since.get_or_insert(now);

@@ -54,14 +54,16 @@ pub(super) async fn place(blobs: &Blobs, index: &BlobRef, folder: &Path, user: (
         let blob = BlobRef { name: format!("{}{number}", folder_of(&index.name)), hash: file.hash, len: file.len };
         write_file(blobs, &blob, &path).await?;
         let permissions = std::fs::Permissions::from_mode(file.mode & 0o777);
-        let finished = std::fs::set_permissions(&path, permissions).and_then(|()| chown(&path, Some(user.0), Some(user.1)));
+        let finished =
+            std::fs::set_permissions(&path, permissions).and_then(|()| chown(&path, Some(user.0), Some(user.1)));
         finished.map_err(|error| host(&path, &error))?;
     }
     Ok(())
 }
 
 fn parents(path: &Path) -> Vec<PathBuf> {
-    let mut parents: Vec<_> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
+    let mut parents: Vec<_> =
+        path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).map(Path::to_owned).collect();
     parents.reverse();
     parents
 }

@@ -44,12 +44,12 @@ use workrs_core::{
 use workrs_engine::{Capabilities, Engine};
 use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records};
 
+pub(crate) use self::sweep::clean_finished;
 pub use self::{
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
     lease::NodeInfo,
 };
-pub(crate) use self::sweep::clean_finished;
 use crate::joblog::LiveLogs;
 
 /// What a node needs to know about itself.
@@ -331,8 +331,11 @@ impl Shared {
 
     /// What is neither taken nor promised.
     fn free(&self) -> Capacity {
-        let total =
-            Capacity { cpus_milli: self.config.cpus_milli, memory_bytes: self.config.memory_bytes, disk_bytes: self.disk_bytes };
+        let total = Capacity {
+            cpus_milli: self.config.cpus_milli,
+            memory_bytes: self.config.memory_bytes,
+            disk_bytes: self.disk_bytes,
+        };
         self.jobs().values().fold(total, |free, slot| Capacity {
             cpus_milli: free.cpus_milli.saturating_sub(slot.entry.cpus_milli),
             memory_bytes: free.memory_bytes.saturating_sub(slot.entry.memory_bytes),

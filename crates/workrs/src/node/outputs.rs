@@ -13,12 +13,7 @@ use std::{
 use bytes::Bytes;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, open, openat2, readlinkat, statat};
-use workrs_core::{
-    hash::ContentHash,
-    id::OperationId,
-    job::BlobRef,
-    keys::BlobNames,
-};
+use workrs_core::{hash::ContentHash, id::OperationId, job::BlobRef, keys::BlobNames};
 use workrs_store::blobs::{BlobError, Blobs};
 
 use super::{
@@ -189,7 +184,8 @@ struct Scan {
 
 impl Scan {
     fn of(folder: &Path, inputs: &[FileEntry], globs: Option<&GlobSet>) -> io::Result<Self> {
-        let root = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let root =
+            open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let inputs: HashMap<_, _> = inputs.iter().map(|file| (file.path.as_str(), file)).collect();
         let mut scan = Self { root, index: FileIndex::default() };
         let mut folders = vec![PathBuf::new()];
@@ -244,7 +240,14 @@ impl Scan {
         Ok(())
     }
 
-    fn file(&mut self, shown: String, path: &Path, len: u64, mode: u32, inputs: &HashMap<&str, &FileEntry>) -> io::Result<()> {
+    fn file(
+        &mut self,
+        shown: String,
+        path: &Path,
+        len: u64,
+        mode: u32,
+        inputs: &HashMap<&str, &FileEntry>,
+    ) -> io::Result<()> {
         if let Some(input) = inputs.get(shown.as_str())
             && input.len == len
             && input.mode & 0o777 == mode

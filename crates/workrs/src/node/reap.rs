@@ -104,4 +104,3 @@ async fn list(shared: &Shared, prefix: &str) -> Result<Vec<String>, StateError> 
         }
     }
 }
-

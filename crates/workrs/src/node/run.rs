@@ -16,18 +16,14 @@ use workrs_core::{
     keys, plan,
 };
 use workrs_engine::{Container, ContainerEnd, ContainerSpec, EngineError, Origin};
-use workrs_store::{
-    blobs::BlobError,
-    checkpoints::FetchError,
-    fresh,
-    records::RecordError,
-    state::WatchEvent,
-};
+use workrs_store::{blobs::BlobError, checkpoints::FetchError, fresh, records::RecordError, state::WatchEvent};
 
 use super::{
     Order, Shared,
     checkpoint::{self, CaptureError, Captured, Committed, Upload},
-    claim, clock::RunClock, inputs, outputs,
+    claim,
+    clock::RunClock,
+    inputs, outputs,
 };
 use crate::{
     joblog::{LogPump, PumpError},
@@ -176,7 +172,10 @@ impl Run {
                     }
                     (checkpoint, format!("no node fits it: {reason}"))
                 }
-                (Err(BringUpError::Refused(reason) | BringUpError::Bad(reason) | BringUpError::Unfit(reason)), None) => {
+                (
+                    Err(BringUpError::Refused(reason) | BringUpError::Bad(reason) | BringUpError::Unfit(reason)),
+                    None,
+                ) => {
                     return Err(Leave::host(reason));
                 }
             };
@@ -199,7 +198,9 @@ impl Run {
             None => (Origin::New, CheckpointMode::Files),
             Some(checkpoint) => (self.fetch(checkpoint).await?, checkpoint.mode),
         };
-        if mode == CheckpointMode::Full && let Err(reason) = &self.shared.capabilities.dump {
+        if mode == CheckpointMode::Full
+            && let Err(reason) = &self.shared.capabilities.dump
+        {
             return Err(BringUpError::Unfit(format!("it cannot restore memory: {reason}")));
         }
         let container = self.shared.engine.prepare(&spec, origin).await?;
@@ -228,25 +229,22 @@ impl Run {
         resume_point: Option<&Checkpoint>,
         mode: CheckpointMode,
     ) -> Result<(LogPump, RunClock), BringUpError> {
-        if resume_point.is_none() && let Some(index) = &self.record.inputs {
+        if resume_point.is_none()
+            && let Some(index) = &self.record.inputs
+        {
             inputs::place(&self.shared.blobs, index, container.job_folder(), container.job_user()).await?;
         }
         let from = resume_point.map_or(self.record.log_base, |checkpoint| checkpoint.log_bytes);
-        let (pump, output) = LogPump::start(
-            &self.shared.live_logs,
-            &self.record.id,
-            self.holder.epoch,
-            from,
-            self.shared.config.log_limit_bytes,
-            &self.work_dir,
-        )
-        .map_err(|error| BringUpError::Leave(Leave::host(error)))?;
+        let (pump, output) =
+            LogPump::start(self.holder.epoch, from, self.shared.config.log_limit_bytes, &self.work_dir)?;
         if mode == CheckpointMode::Full {
             container.restore(output).await?;
             metrics::RESUMES.add(1);
         } else {
             container.start(output).await?;
         }
+        // What a runtime printed in vain before this is not the job's.
+        self.shared.live_logs.insert(self.record.id.clone(), pump.live().clone());
         let mut clock = RunClock::stopped(resume_point.map_or(Duration::ZERO, |c| Duration::from_millis(c.run_ms)));
         clock.start();
         Ok((pump, clock))
@@ -306,9 +304,9 @@ impl Run {
             let run_time = live.clock.elapsed();
             let since_checkpoint = run_time.saturating_sub(live.checkpointed_at);
             self.at_risk_ms.store(since_checkpoint.as_millis() as u64, Ordering::Relaxed);
-            let due = mode.filter(|_| upload.is_none()).and_then(|_| {
-                plan::next_checkpoint_in(self.record.spec.checkpoint, since_checkpoint, live.failures)
-            });
+            let due = mode
+                .filter(|_| upload.is_none())
+                .and_then(|_| plan::next_checkpoint_in(self.record.spec.checkpoint, since_checkpoint, live.failures));
             let left = timeout.map(|timeout| timeout.saturating_sub(run_time));
             tokio::select! {
                 biased;
@@ -507,7 +505,9 @@ impl Run {
     fn ordered(&self) -> Leave {
         match *self.orders.borrow() {
             Order::Abandon => Leave::Fenced,
-            _ => Leave::Release { reason: format!("node {} stopped", self.holder.node), cool_down: false, unfit: false },
+            _ => {
+                Leave::Release { reason: format!("node {} stopped", self.holder.node), cool_down: false, unfit: false }
+            }
         }
     }
 
@@ -550,7 +550,8 @@ impl Run {
         let id = self.record.id.clone();
         let holder = self.holder.clone();
         let mut orders = self.orders.clone();
-        let stopped = Leave::Release { reason: format!("node {} stopped", holder.node), cool_down: false, unfit: false };
+        let stopped =
+            Leave::Release { reason: format!("node {} stopped", holder.node), cool_down: false, unfit: false };
         async move {
             let ordered = async {
                 match orders.wait_for(|order| *order != Order::Run).await.map(|order| *order) {
@@ -643,8 +644,12 @@ impl From<EngineError> for BringUpError {
 impl From<inputs::InputError> for BringUpError {
     fn from(error: inputs::InputError) -> Self {
         Self::Leave(match error {
-            inputs::InputError::Lost(reason) => Leave::Finish(Outcome::Failed { failure: Failure::CannotStart { reason } }),
-            inputs::InputError::TooBig(reason) => Leave::Finish(Outcome::Failed { failure: Failure::CannotStart { reason } }),
+            inputs::InputError::Lost(reason) => {
+                Leave::Finish(Outcome::Failed { failure: Failure::CannotStart { reason } })
+            }
+            inputs::InputError::TooBig(reason) => {
+                Leave::Finish(Outcome::Failed { failure: Failure::CannotStart { reason } })
+            }
             inputs::InputError::Host(reason) => Leave::host(reason),
         })
     }
