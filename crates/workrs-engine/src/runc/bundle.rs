@@ -20,7 +20,7 @@ const DISK_MOUNTS: [(&str, &str); 6] = [
     ("run", "/run"),
 ];
 /// Where the job's init and its status lie, as the job sees them.
-pub(super) const INIT: &str = "/run/workrs/init";
+const INIT: &str = "/run/workrs/init";
 const STATUS: &str = "/run/workrs/status";
 /// Processes and threads that a job may have.
 const MAX_PROCESSES: u32 = 512;

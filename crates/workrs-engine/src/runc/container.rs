@@ -1,12 +1,8 @@
 //! A container: from the prepared disk to the end of the last process.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{OpenOptionsExt, PermissionsExt, chown},
-    },
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -24,10 +20,10 @@ use tokio::{
 
 use super::{
     Shared,
-    bundle::{self, Host},
     capture::RuncFrozen,
     end::{Evidence, Status, judge, read_status},
     runtime::Runc,
+    setup,
 };
 use crate::{
     cgroup::Group,
@@ -36,9 +32,6 @@ use crate::{
     image::HostImage,
     process::ToolError,
 };
-
-/// The first process of every container; see `init/main.rs`.
-static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workrs-init"));
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// Memory of many gigabytes is read in this time.
@@ -76,7 +69,6 @@ pub(super) struct Inner {
     pub(super) runc: Runc,
     /// The bundle's folder.
     pub(super) folder: PathBuf,
-    spec: ContainerSpec,
     /// CRIU's images, if the container is to be restored.
     memory: Option<PathBuf>,
     life: watch::Sender<Life>,
@@ -112,7 +104,6 @@ impl RuncContainer {
             group,
             runc,
             folder,
-            spec: spec.clone(),
             memory,
             life: watch::Sender::new(Life::Prepared),
             killed: AtomicBool::new(false),
@@ -122,47 +113,15 @@ impl RuncContainer {
             destroyed: AtomicBool::new(false),
             operation: Mutex::new(()),
         };
-        inner.write_bundle()?;
-        inner.write_notes()?;
+        setup::write_bundle(&inner.shared, &inner.image, &inner.disk, spec, &inner.folder)?;
+        // A restored init is the one on the disk.
+        let init = inner.memory.is_none().then_some(setup::INIT);
+        setup::write_notes(&inner.notes(), init, &spec.attempt)?;
         Ok(Self { inner: Arc::new(inner), job_folder })
     }
 }
 
 impl Inner {
-    fn write_bundle(&self) -> Result<(), EngineError> {
-        for folder in [self.folder.join("dump"), self.folder.join("restore")] {
-            fs::create_dir_all(&folder).map_err(|error| io_error(&folder, &error))?;
-        }
-        let criu_config = self.folder.join("criu.conf");
-        let cgroup = format!("{}/{}-{}", self.shared.node_cgroup(), self.spec.job, self.spec.attempt);
-        let host = Host {
-            root: self.image.root(),
-            live_usr: self.image.live_usr(),
-            disk: &self.disk.mount_point(),
-            cgroup: &cgroup,
-            limits_swap: self.shared.hierarchy.limits_swap(),
-            criu_config: &criu_config,
-            helper: &self.shared.config.helper,
-        };
-        let config = bundle::config(&self.spec, &host).to_string();
-        let files =
-            [(criu_config.clone(), criu_options(self.spec.disk_bytes)), (self.folder.join("config.json"), config)];
-        for (path, content) in files {
-            fs::write(&path, content).map_err(|error| io_error(&path, &error))?;
-        }
-        Ok(())
-    }
-
-    /// Puts the init, unless a restored one lies there, and the number of the attempt where the job sees them.
-    fn write_notes(&self) -> Result<(), EngineError> {
-        let folder = self.notes();
-        if self.memory.is_none() {
-            write_owned(&folder.join("init"), INIT, 0o755).map_err(|error| io_error(&folder, &error))?;
-        }
-        let attempt = format!("{}\n", self.spec.attempt);
-        write_owned(&folder.join("attempt"), attempt.as_bytes(), 0o644).map_err(|error| io_error(&folder, &error))
-    }
-
     /// `/run/workrs` of the job.
     fn notes(&self) -> PathBuf {
         self.disk.mount_point().join("run/workrs")
@@ -183,7 +142,9 @@ impl Inner {
     async fn start(self: &Arc<Self>, output: OwnedFd) -> Result<(), EngineError> {
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
+        let shared_root = self.shared.root_in_use.read().await;
         let started = self.runc.run(output, START_DEADLINE).await;
+        drop(shared_root);
         started.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
         self.supervise()?;
         let began = Instant::now();
@@ -202,7 +163,10 @@ impl Inner {
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
         open_to_criu(memory).map_err(|error| io_error(memory, &error))?;
-        if let Err(error) = self.runc.restore(memory, output, RESTORE_DEADLINE).await {
+        let root = self.shared.root_in_use.write().await;
+        let restored = self.runc.restore(memory, output, RESTORE_DEADLINE).await;
+        drop(root);
+        if let Err(error) = restored {
             let complaint = self.runc.complaint(&error);
             return Err(match self.runc.why_no_restore() {
                 Some(why) if !self.killed.load(Ordering::SeqCst) => EngineError::Refused(why),
@@ -334,24 +298,6 @@ impl Inner {
         self.destroyed.store(true, Ordering::SeqCst);
         Ok(())
     }
-}
-
-/// `ghost-limit` is 32 bits wide in CRIU.
-fn criu_options(disk_bytes: u64) -> String {
-    let ghost_limit = disk_bytes.min(u64::from(u32::MAX));
-    // A job without network has nothing to be held back; asking the firewall costs 40-150 ms and needs its tools.
-    format!("ghost-limit {ghost_limit}\nghost-fiemap\nnetwork-lock skip\n")
-}
-
-/// Writes a file of the container's root, anew, so that nothing that the job put there is followed.
-fn write_owned(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
-    let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
-    io::Write::write_all(&mut file, content)?;
-    chown(path, Some(ID_BASE), Some(ID_BASE))
 }
 
 #[async_trait]

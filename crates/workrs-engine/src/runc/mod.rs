@@ -19,6 +19,7 @@ mod guard;
 mod mapped;
 mod runtime;
 mod seccomp;
+mod setup;
 mod sweep;
 
 use std::{fs, path::PathBuf, sync::Arc};
@@ -72,6 +73,9 @@ struct Shared {
     images: Arc<Images>,
     hierarchy: Hierarchy,
     mapped: MappedFiles,
+    /// runc, when it restores, mounts the job's disk into the root that all jobs share for a moment. A restore beside it
+    /// fails then ("Unable to mount /proc/self/fd/11: Invalid argument"), and a start would hold the other's disk.
+    root_in_use: tokio::sync::RwLock<()>,
 }
 
 impl Shared {
@@ -101,7 +105,14 @@ impl RuncEngine {
         let lock = guard::lock(&config.data_dir).await?;
         let pool = Pool::open(&config.data_dir, config.disk_pool_bytes).await?;
         let images = Arc::new(Images::open(&config.data_dir)?);
-        let shared = Arc::new(Shared { config, pool, images, hierarchy, mapped: MappedFiles::default() });
+        let shared = Arc::new(Shared {
+            config,
+            pool,
+            images,
+            hierarchy,
+            mapped: MappedFiles::default(),
+            root_in_use: tokio::sync::RwLock::default(),
+        });
         for folder in [shared.run_folder(), shared.runc_root()] {
             fs::create_dir_all(&folder).map_err(|error| io_error(&folder, &error))?;
         }

@@ -7,7 +7,7 @@ use workrs_engine::{
     runc::RuncEngine,
 };
 
-use crate::suite::{EXHAUST_MEMORY, FILL_DISK, capture, on_engine, python, shell, wait_for_line};
+use crate::suite::{EXHAUST_MEMORY, FILL_DISK, capture, count, on_engine, python, shell, wait_for_line};
 
 pub async fn start(engine: &RuncEngine, spec: &ContainerSpec) -> (Box<dyn Container>, Output) {
     let container = engine.prepare(spec, Origin::New).await.unwrap();
@@ -110,6 +110,20 @@ pub fn ends_are_told_apart_after_a_restore() {
             assert_eq!(again.wait().await, expected);
             again.destroy().await.unwrap();
         }
+        container.destroy().await.unwrap();
+    });
+}
+
+/// The node's own faults are told from the job's.
+pub fn an_init_killed_from_outside_is_a_fault_of_the_host() {
+    on_engine(async |engine| {
+        let (container, mut output) = start(&engine, &conformance::spec("outside", 1, count(1000, 20))).await;
+        wait_for_line(&mut output).await;
+        let pid_file = std::path::Path::new(crate::suite::DATA).join("run/outside-1/pid");
+        let pid = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        let init = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(container.wait().await, ContainerEnd::Vanished);
         container.destroy().await.unwrap();
     });
 }

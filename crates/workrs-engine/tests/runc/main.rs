@@ -22,9 +22,10 @@ const INSIDE: &str = "WORKRS_TEST_INSIDE";
 
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 11] = [
+const TESTS: [Test; 12] = [
     ("keeps_the_contract_of_an_engine", suite::keeps_the_contract_of_an_engine),
     ("a_job_sees_little_and_can_change_less", limits::a_job_sees_little_and_can_change_less),
+    ("an_init_killed_from_outside_is_a_fault_of_the_host", limits::an_init_killed_from_outside_is_a_fault_of_the_host),
     ("a_fork_bomb_is_held", limits::a_fork_bomb_is_held),
     ("ends_are_told_apart_after_a_restore", limits::ends_are_told_apart_after_a_restore),
     ("a_busy_job_goes_on_where_it_was", resume::a_busy_job_goes_on_where_it_was),
@@ -75,6 +76,7 @@ fn main() {
         test();
         println!("test {name} ... ok ({:.1} s)", began.elapsed().as_secs_f64());
     }
+    suite::clean_up();
 }
 
 /// Why these tests cannot run here.

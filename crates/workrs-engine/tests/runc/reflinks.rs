@@ -15,6 +15,8 @@ use crate::{
     suite::{capture, config, count, wait_for_line},
 };
 
+pub const NODE: &str = "engine-test-reflinks";
+
 fn call(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().unwrap();
     assert!(status.success(), "{program} {arguments:?}");
@@ -31,7 +33,7 @@ pub fn a_data_folder_with_reflinks_needs_no_volume() {
     call("mount", &["-o", "loop", &path(&image), &path(&data)]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let engine = RuncEngine::open(config(&data, "engine-test-reflinks")).await.unwrap();
+        let engine = RuncEngine::open(config(&data, NODE)).await.unwrap();
         assert!(!data.join("disks.xfs").exists());
         assert_eq!(engine.warnings().len(), 1, "the live /usr is warned of");
         let (container, mut output) = start(&engine, &conformance::spec("live", 1, count(30, 20))).await;

@@ -98,3 +98,13 @@ pub async fn capture(container: &dyn Container, mode: CheckpointMode, into: &Pat
     frozen.thaw().await.unwrap();
     captured
 }
+
+/// Gives back what is large or in the way; the copy of `/usr` stays.
+pub fn clean_up() {
+    let _absent = std::fs::remove_file(Path::new(DATA).join("disks.xfs"));
+    for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        for node in [NODE, crate::reflinks::NODE] {
+            let _absent = std::fs::remove_dir(tree.path().join("workrs").join(node));
+        }
+    }
+}

@@ -67,24 +67,24 @@ fn same(given: &str, token: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(token: Option<&str>, method: Method, headers: &[(header::HeaderName, &str)], expect: Option<u16>) {
+    fn check(token: Option<&str>, method: &Method, headers: &[(header::HeaderName, &str)], expect: Option<u16>) {
         let access = Access { address: "127.0.0.1:7480".parse().unwrap(), token: token.map(str::to_owned) };
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        let verdict = verdict(&access, &method, &headers);
+        let verdict = verdict(&access, method, &headers);
         assert_eq!(verdict.err().map(|problem| problem.status), expect, "{headers:?}");
     }
 
     #[test]
     fn only_this_machine_or_the_token_gets_in() {
         use header::{AUTHORIZATION, HOST, ORIGIN};
-        check(None, Method::GET, &[(HOST, "127.0.0.1:7480")], None);
-        check(None, Method::GET, &[(HOST, "localhost:7480")], None);
-        check(None, Method::GET, &[(HOST, "[::1]:7480")], None);
-        check(None, Method::GET, &[(HOST, "evil.example:7480")], Some(403));
-        check(None, Method::POST, &[(HOST, "localhost:7480"), (ORIGIN, "http://evil.example")], Some(403));
-        check(None, Method::POST, &[(HOST, "localhost:7480"), (ORIGIN, "http://localhost:7480")], None);
-        check(Some("s3cret"), Method::GET, &[(HOST, "node:7480")], Some(401));
-        check(Some("s3cret"), Method::GET, &[(HOST, "node:7480"), (AUTHORIZATION, "Bearer wrong")], Some(401));
-        check(Some("s3cret"), Method::GET, &[(HOST, "node:7480"), (AUTHORIZATION, "Bearer s3cret")], None);
+        check(None, &Method::GET, &[(HOST, "127.0.0.1:7480")], None);
+        check(None, &Method::GET, &[(HOST, "localhost:7480")], None);
+        check(None, &Method::GET, &[(HOST, "[::1]:7480")], None);
+        check(None, &Method::GET, &[(HOST, "evil.example:7480")], Some(403));
+        check(None, &Method::POST, &[(HOST, "localhost:7480"), (ORIGIN, "http://evil.example")], Some(403));
+        check(None, &Method::POST, &[(HOST, "localhost:7480"), (ORIGIN, "http://localhost:7480")], None);
+        check(Some("s3cret"), &Method::GET, &[(HOST, "node:7480")], Some(401));
+        check(Some("s3cret"), &Method::GET, &[(HOST, "node:7480"), (AUTHORIZATION, "Bearer wrong")], Some(401));
+        check(Some("s3cret"), &Method::GET, &[(HOST, "node:7480"), (AUTHORIZATION, "Bearer s3cret")], None);
     }
 }

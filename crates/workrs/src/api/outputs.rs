@@ -111,16 +111,12 @@ fn tar_header(path: &str, len: u64, mode: u32, link: Option<&str>) -> Result<Byt
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     let mut builder = tar::Builder::new(Vec::new());
-    match link {
-        Some(target) => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_size(0);
-            builder.append_link(&mut header, path, target)?;
-        }
-        None => {
-            header.set_size(0);
-            builder.append_data(&mut header, path, std::io::empty())?;
-        }
+    header.set_size(0);
+    if let Some(target) = link {
+        header.set_entry_type(tar::EntryType::Symlink);
+        builder.append_link(&mut header, path, target)?;
+    } else {
+        builder.append_data(&mut header, path, std::io::empty())?;
     }
     let mut bytes = builder.get_ref().clone();
     if link.is_none() {

@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problem documents, with types that programs can rely on.
 
+use std::fmt::Display;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -38,7 +40,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of a stable `kind`.
-    pub fn new(status: StatusCode, kind: &str, title: &str, detail: impl ToString) -> Self {
+    pub fn new(status: StatusCode, kind: &str, title: &str, detail: impl Display) -> Self {
         Self {
             kind: format!("urn:workrs:problem:{kind}"),
             title: title.to_owned(),
@@ -64,17 +66,17 @@ impl Problem {
     }
 
     /// The request cannot be understood.
-    pub fn bad_request(detail: impl ToString) -> Self {
+    pub fn bad_request(detail: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", "the request cannot be understood", detail)
     }
 
     /// What was asked for cannot be.
-    pub fn invalid(field: &str, detail: impl ToString) -> Self {
+    pub fn invalid(field: &str, detail: impl Display) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-job", "the job cannot be accepted", detail).field(field)
     }
 
     /// There is no such thing.
-    pub fn not_found(what: impl ToString) -> Self {
+    pub fn not_found(what: impl Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such thing", what)
     }
 }
@@ -163,12 +165,12 @@ impl From<BlobError> for Problem {
     }
 }
 
-fn unavailable(store: &str, reason: impl ToString) -> Problem {
+fn unavailable(store: &str, reason: impl Display) -> Problem {
     let title = format!("the {store} store cannot be reached");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &title, reason)
         .hint("try again; a submit with the same id is done at most once")
 }
 
-fn damaged(reason: impl ToString) -> Problem {
+fn damaged(reason: impl Display) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", "stored data is damaged", reason)
 }

@@ -1,6 +1,6 @@
 //! `doctor`: what this machine needs to be a node, and how to mend what is missing.
 
-use std::path::PathBuf;
+use std::{fmt::Write, path::PathBuf};
 
 use serde_json::json;
 use workrs_core::spec::parse_size;
@@ -21,7 +21,8 @@ pub async fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
         let findings: Vec<_> = findings.iter().map(as_json).collect();
         println!("{}", serde_json::Value::from(findings));
     } else {
-        findings.iter().for_each(|finding| print!("{}", as_text(finding)));
+        let text: Vec<_> = findings.iter().map(as_text).collect();
+        print!("{}", text.concat());
     }
     let is_missing = findings.iter().any(|finding| finding.level == Level::Missing);
     Ok(if is_missing { exit_codes::FAILED } else { 0 })
@@ -49,7 +50,8 @@ fn as_text(finding: &Finding) -> String {
     let mut text = format!("{:8}{}: {}\n", level(finding), finding.what, finding.detail);
     for (name, value) in [("so", &finding.consequence), ("hint", &finding.hint)] {
         if !value.is_empty() {
-            text += &format!("        {name}: {value}\n");
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "        {name}: {value}");
         }
     }
     text

@@ -73,11 +73,9 @@ pub async fn fetch(args: FetchArgs) -> anyhow::Result<u8> {
     let outputs = client.outputs(&args.id).await?;
     fetch_into(&client, &args.id, &args.dir).await?;
     say(&args.server, &outputs, || {
-        let mut text: String = outputs.files.iter().map(|file| format!("{}\n", print::clean(&file.path))).collect();
-        for skipped in &outputs.skipped {
-            text += &format!("not kept: {}\n", print::clean(skipped));
-        }
-        text
+        let kept = outputs.files.iter().map(|file| print::clean(&file.path));
+        let skipped = outputs.skipped.iter().map(|text| format!("not kept: {}", print::clean(text)));
+        kept.chain(skipped).collect::<Vec<_>>().join("\n") + "\n"
     })
 }
 

@@ -14,7 +14,8 @@ pub fn error(error: &anyhow::Error, hint: Option<&str>) -> String {
         let cause = cause.to_string();
         // Causes that a text above has quoted already add nothing.
         if !text.contains(&cause) {
-            text += &format!(": {cause}");
+            // Writing to a string cannot fail.
+            let _ = write!(text, ": {cause}");
         }
     }
     text.push('\n');

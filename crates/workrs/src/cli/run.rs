@@ -1,6 +1,9 @@
 //! `run`: hand over, follow, fetch, exit with the job's code.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::bail;
 use tokio::sync::mpsc;
@@ -22,6 +25,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
         jobs::until_finished(&client, &job.id).await
     };
     tokio::pin!(seen_through);
+    let waiting = tokio::spawn(tell_waiting(client.clone(), job.id.clone()));
     let job = loop {
         tokio::select! {
             job = &mut seen_through => break job?,
@@ -32,6 +36,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
             }
         }
     };
+    waiting.abort();
     if !args.no_fetch && job.has_outputs {
         let count = jobs::fetch_into(&client, &job.id, &args.fetch_to).await?;
         eprintln!("[workrs] {count} output files are in {}", args.fetch_to.display());
@@ -48,6 +53,31 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
         eprintln!("[workrs] the job {}{resumed}", print::clean(text));
     }
     Ok(jobs::exit_code(&job))
+}
+
+/// Says where the job stands whenever that changes, so that a silent wait explains itself.
+async fn tell_waiting(client: Client, id: String) {
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // A node that does not answer is told of by whoever follows the log.
+        let Ok(job) = client.job(&id, None).await else { continue };
+        let now = match (job.state.as_str(), &job.reason, &job.node) {
+            ("queued", Some(reason), _) => format!("waiting for a node: {}", print::clean(reason)),
+            ("queued", None, _) => "waiting for a node with room".to_owned(),
+            ("running", _, Some(node)) if job.epoch == 1 => format!("running on {node}"),
+            ("running", _, Some(node)) => {
+                let start = job.attempts.last().map_or("clean", |attempt| attempt.start.as_str());
+                let from = if start == "clean" { "the beginning".to_owned() } else { format!("checkpoint {start}") };
+                format!("running on {node}, from {from}")
+            }
+            _ => continue,
+        };
+        if now != told {
+            eprintln!("[workrs] {now}");
+            told = now;
+        }
+    }
 }
 
 /// Whether somebody pipes something in. A terminal and /dev/null are nothing; so is an empty pipe that is closed.

@@ -28,7 +28,7 @@ use workrs_store::{
 };
 
 use super::{
-    CAPTURE_DEADLINE, Shared,
+    Shared, capture_deadline,
     run::{Live, Run},
 };
 use crate::{joblog, metrics};
@@ -110,7 +110,7 @@ pub(super) async fn capture(
     let began = Instant::now();
     let mut frozen = live.container.freeze().await?;
     let run_time = live.clock.stop();
-    let capture = frozen.capture(mode, &folder, CAPTURE_DEADLINE).await;
+    let capture = frozen.capture(mode, &folder, capture_deadline(run.record.spec.memory_bytes)).await;
     let log_bytes = live.pump.drain().await;
     match after {
         After::Thaw => {

@@ -28,11 +28,10 @@ struct QueueView(BTreeMap<String, (JobId, QueueEntry)>);
 
 impl QueueView {
     fn put(&mut self, key: &str, value: &[u8]) {
-        match (keys::job_of_index(key), serde_json::from_slice(value)) {
-            (Some(job), Ok(entry)) => {
-                self.0.insert(keys::queue_order(key).to_owned(), (job, entry));
-            }
-            _ => tracing::error!(key, "a queue entry is damaged and left alone"),
+        if let (Some(job), Ok(entry)) = (keys::job_of_index(key), serde_json::from_slice(value)) {
+            self.0.insert(keys::queue_order(key).to_owned(), (job, entry));
+        } else {
+            tracing::error!(key, "a queue entry is damaged and left alone");
         }
     }
 

@@ -29,7 +29,7 @@ pub enum InputError {
 
 impl From<BlobError> for InputError {
     fn from(error: BlobError) -> Self {
-        if super::run::is_passing(&error) { Self::Host(error.to_string()) } else { Self::Lost(error.to_string()) }
+        if super::finish::is_passing(&error) { Self::Host(error.to_string()) } else { Self::Lost(error.to_string()) }
     }
 }
 

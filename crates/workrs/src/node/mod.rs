@@ -9,10 +9,12 @@
 //! A task that holds a job commits only under its holder (node, process, epoch); once that is no longer the
 //! record's, it stops the job and touches nothing.
 
+mod bring_up;
 mod checkpoint;
 mod claim;
 mod clock;
 mod files;
+mod finish;
 mod inputs;
 mod lease;
 mod outputs;
@@ -85,8 +87,11 @@ pub struct NodeParts {
     pub engine: Arc<dyn Engine>,
 }
 
-/// The longest that a dump may take; a job that takes longer is thawed and runs on.
-const CAPTURE_DEADLINE: Duration = Duration::from_secs(120);
+/// The longest that a dump may take: a minute, and a second for each 50 MB that the job may have in memory. A dump
+/// that is cut off costs the job's work since its newest checkpoint, so this is generous.
+fn capture_deadline(memory_bytes: u64) -> Duration {
+    Duration::from_secs(60 + memory_bytes / 50_000_000)
+}
 
 /// What the loops of a node share.
 pub(crate) struct Shared {
@@ -294,6 +299,13 @@ impl RunningNode {
         self.shared.ended.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+    }
+}
+
+/// A node that is let go of ends as if the process had died.
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        self.shared.ended.cancel();
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn store(
     let inputs = match &run.record.inputs {
         Some(index) => match read_index(blobs, index).await {
             Ok(index) => index.files,
-            Err(error) if super::run::is_passing(&error) => return Err(error.into()),
+            Err(error) if super::finish::is_passing(&error) => return Err(error.into()),
             // The list is damaged: every file counts as new.
             Err(_) => Vec::new(),
         },

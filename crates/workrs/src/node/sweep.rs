@@ -7,10 +7,7 @@ use workrs_core::{
     job::{JobRecord, JobState, Outcome},
     keys::BlobNames,
 };
-use workrs_store::{
-    blobs::{BlobError, Blobs},
-    fresh,
-};
+use workrs_store::{blobs::Blobs, fresh};
 
 use super::Shared;
 
@@ -32,34 +29,48 @@ pub(crate) async fn clean_finished(blobs: &Blobs, record: &JobRecord) {
     }
 }
 
-/// Once a day, removes what belongs to no job and is older than a week.
+/// At start and once a day, removes what finished jobs no longer need, as the node that finished them may have
+/// died before it did, and what belongs to no job and is older than a week.
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
         if let Err(error) = sweep(&shared, fresh::now()).await {
-            tracing::warn!(%error, "cannot look for blobs without a job");
+            tracing::warn!(%error, "cannot look for blobs that nobody needs");
         }
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
+}
+
+/// What a job has in blobs.
+#[derive(Default)]
+struct Found {
+    newest: Timestamp,
+    has_temporary: bool,
 }
 
 async fn sweep(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     // Listed first, read afterwards: a record that comes in between saves its blobs.
-    let mut newest: BTreeMap<JobId, Timestamp> = BTreeMap::new();
+    let mut jobs: BTreeMap<JobId, Found> = BTreeMap::new();
     for (name, modified) in shared.blobs.list_modified("jobs/").await? {
-        if let Some(job) = name.split('/').nth(1).and_then(|id| JobId::new(id).ok()) {
-            let entry = newest.entry(job).or_insert(modified);
-            *entry = modified.max(*entry);
-        }
+        let mut parts = name.split('/').skip(1);
+        let (Some(id), Some(kind)) = (parts.next(), parts.next()) else { continue };
+        let Ok(id) = JobId::new(id) else { continue };
+        let found = jobs.entry(id).or_default();
+        found.newest = found.newest.max(modified);
+        found.has_temporary |= matches!(kind, "checkpoints" | "inputs");
     }
-    for (job, modified) in newest {
-        if now.since(modified) > UNCLAIMED_AFTER && shared.records.get(&job).await?.is_none() {
-            tracing::info!(%job, "removing blobs of a submit that was never acknowledged");
-            remove(&shared.blobs, &job).await?;
+    for (job, found) in jobs {
+        let is_old = now.since(found.newest) > UNCLAIMED_AFTER;
+        if !found.has_temporary && !is_old {
+            continue;
+        }
+        match shared.records.get(&job).await? {
+            Some(record) if found.has_temporary => clean_finished(&shared.blobs, &record).await,
+            None if is_old => {
+                tracing::info!(%job, "removing blobs of a submit that was never acknowledged");
+                shared.blobs.delete_prefix(&BlobNames(&job).prefix()).await?;
+            }
+            _ => {}
         }
     }
     Ok(())
-}
-
-async fn remove(blobs: &Blobs, job: &JobId) -> Result<(), BlobError> {
-    blobs.delete_prefix(&BlobNames(job).prefix()).await
 }

@@ -1,0 +1,111 @@
+//! How an attempt ends: what the program's end means, and what is committed for it.
+
+use std::time::Duration;
+
+use workrs_core::job::{Failure, JobEvent, Outcome};
+use workrs_engine::ContainerEnd;
+use workrs_store::{blobs::BlobError, fresh};
+
+use super::{
+    Order, claim, clean_finished, outputs,
+    run::{Leave, Live, Run},
+};
+use crate::metrics;
+
+impl Run {
+    /// What the program's own end means.
+    pub(super) async fn finish(&mut self, live: &mut Live, end: ContainerEnd) -> Result<Leave, Leave> {
+        let spec = &self.record.spec;
+        let failed = |failure| Outcome::Failed { failure };
+        let node_stops = *self.orders.borrow() != Order::Run || self.shared.is_draining();
+        let outcome = match end {
+            ContainerEnd::Exited(0) => Outcome::Succeeded,
+            ContainerEnd::Exited(code) => failed(Failure::Exit { code }),
+            // Whoever stops the node may have sent its signal to the jobs too.
+            ContainerEnd::Signalled(signal @ (9 | 15)) if node_stops => {
+                let reason = format!("ended by signal {signal} while the node stops");
+                return Ok(Leave::Release { reason, cool_down: false, unfit: false });
+            }
+            ContainerEnd::Signalled(signal) => failed(Failure::Signal { signal }),
+            ContainerEnd::OutOfMemory => failed(Failure::OutOfMemory { limit_bytes: spec.memory_bytes }),
+            ContainerEnd::DiskFull => failed(Failure::DiskFull { limit_bytes: spec.disk_bytes }),
+            ContainerEnd::Vanished => return Ok(Leave::HostFault("its container vanished".to_owned())),
+        };
+        self.end_with(live, outcome).await
+    }
+
+    /// Makes log and outputs durable and commits the end. The container has ended, or is being killed.
+    pub(super) async fn end_with(&mut self, live: &mut Live, outcome: Outcome) -> Result<Leave, Leave> {
+        live.container.wait().await;
+        live.clock.stop();
+        let log_bytes = live.pump.finish().await.map_err(|error| Leave::HostFault(error.to_string()))?;
+        let operation = fresh::operation();
+        let outputs = loop {
+            match outputs::store(self, live, log_bytes, &operation).await {
+                Ok(outputs) => break outputs,
+                Err(outputs::OutputError::Host(reason)) => return Err(Leave::HostFault(reason)),
+                // The program has ended; all that is missing is a place for what it made.
+                Err(outputs::OutputError::Blobs(error)) => {
+                    tracing::warn!(job = %self.record.id, %error, "cannot store the outputs, will try on");
+                    let mut orders = self.orders.clone();
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_secs(2)) => {}
+                        _ = orders.wait_for(|order| *order != Order::Run) => return Err(self.ordered()),
+                    }
+                }
+            }
+        };
+        let event = JobEvent::Finished { holder: self.holder.clone(), at: fresh::now(), outcome, outputs, log_bytes };
+        self.commit(event).await?;
+        metrics::FINISHED.add(1);
+        Ok(Leave::Done)
+    }
+
+    /// What the present order means for the attempt.
+    fn ordered(&self) -> Leave {
+        match *self.orders.borrow() {
+            Order::Abandon => Leave::Fenced,
+            _ => {
+                Leave::Release { reason: format!("node {} stopped", self.holder.node), cool_down: false, unfit: false }
+            }
+        }
+    }
+
+    /// Commits how the attempt ended and removes what is no longer needed.
+    pub(super) async fn leave(&mut self, leave: Leave) {
+        let at = fresh::now();
+        let holder = self.holder.clone();
+        let event = match leave {
+            Leave::Fenced | Leave::Done => None,
+            Leave::Release { reason, cool_down, unfit } => {
+                tracing::info!(job = %self.record.id, reason, "released");
+                if cool_down {
+                    claim::cool_down(&self.shared, &self.record, unfit);
+                }
+                Some(JobEvent::Released { holder, at, reason })
+            }
+            Leave::HostFault(reason) => {
+                tracing::error!(job = %self.record.id, reason, "lost by a fault of this host");
+                claim::cool_down(&self.shared, &self.record, false);
+                Some(JobEvent::NodeLost { holder, at, reason })
+            }
+            Leave::Finish(outcome) => {
+                let log_bytes = self.record.resume_point().map_or(self.record.log_base, |c| c.log_bytes);
+                Some(JobEvent::Finished { holder, at, outcome, outputs: None, log_bytes })
+            }
+        };
+        if let Some(event) = event
+            && let Err(error) = self.commit(event).await
+        {
+            tracing::warn!(job = %self.record.id, %error, "cannot give the job back; it is no longer held here");
+        }
+        if self.record.is_finished() {
+            clean_finished(&self.shared.blobs, &self.record).await;
+        }
+    }
+}
+
+/// Whether trying again may help.
+pub(super) fn is_passing(error: &BlobError) -> bool {
+    matches!(error, BlobError::Unavailable(_) | BlobError::Full(_))
+}

@@ -1,0 +1,105 @@
+//! Faults at every step, enumerated: a whole life of a job runs once to count the operations on state, blobs and
+//! engine; then it runs again for each operation and each fault, and must end the same way every time. The engine
+//! is the pretended one and time is tokio's paused clock, so hours pass in moments.
+
+mod world;
+
+use std::time::Duration;
+
+use workrs_engine::fake;
+use workrs_store::faulty::{Fault, Faults};
+
+use crate::world::{Story, World};
+
+const STORE_FAULTS: [Fault; 5] = [
+    Fault::Refuse,
+    Fault::LoseAnswer,
+    Fault::LoseAnswerThenApply(Duration::from_millis(300)),
+    Fault::CrashBefore,
+    Fault::CrashAfter,
+];
+const ENGINE_FAULTS: [fake::Fault; 4] =
+    [fake::Fault::FailBefore, fake::Fault::FailAfter, fake::Fault::CrashBefore, fake::Fault::CrashAfter];
+
+/// Runs `story` once without faults, then with every fault at every operation on the stores.
+fn every_store_fault(story: Story) {
+    let count = World::run(story, Faults::none(), None);
+    assert!(count.store > 20, "only {} operations: the story is not what it is meant to be", count.store);
+    for number in 1..=count.store {
+        for fault in STORE_FAULTS {
+            println!("{story:?}: {fault:?} at store operation {number} of {}", count.store);
+            World::run(story, Faults::at(number, fault), None);
+        }
+    }
+}
+
+/// The same for every call of the engine.
+fn every_engine_fault(story: Story) {
+    let count = World::run(story, Faults::none(), None);
+    assert!(count.engine >= 5, "only {} calls: the story is not what it is meant to be", count.engine);
+    for number in 0..count.engine {
+        for fault in ENGINE_FAULTS {
+            println!("{story:?}: {fault:?} at engine call {number} of {}", count.engine);
+            World::run(story, Faults::none(), Some((number, fault)));
+        }
+    }
+}
+
+#[test]
+fn a_job_survives_any_store_fault_of_its_first_node() {
+    every_store_fault(Story::Undisturbed);
+}
+
+#[test]
+fn a_job_survives_any_engine_fault_of_its_first_node() {
+    every_engine_fault(Story::Undisturbed);
+}
+
+#[test]
+fn a_job_survives_any_store_fault_while_it_is_resumed() {
+    every_store_fault(Story::Killed);
+}
+
+#[test]
+fn a_job_survives_any_engine_fault_while_it_is_resumed() {
+    every_engine_fault(Story::Killed);
+}
+
+#[test]
+fn a_job_survives_any_store_fault_while_its_node_stops() {
+    every_store_fault(Story::Stopped);
+}
+
+#[test]
+fn a_cancelled_job_ends_whatever_it_was_doing() {
+    let count = World::run(Story::Undisturbed, Faults::none(), None);
+    for number in 1..=count.store {
+        println!("cancelled at store operation {number} of {}", count.store);
+        World::run(Story::Cancelled { at: number }, Faults::none(), None);
+    }
+}
+
+#[test]
+fn a_refused_checkpoint_steps_down_and_says_so() {
+    let record = World::refused(fake::Restores::Refused);
+    let notes = record.attempts.iter().flat_map(|attempt| &attempt.notes).cloned().collect::<Vec<_>>().join("\n");
+    assert!(notes.contains("fell back to checkpoint 1-1"), "{notes}");
+    assert!(notes.contains("no good checkpoint is left: clean start"), "{notes}");
+}
+
+#[test]
+fn a_job_waits_for_a_host_that_fits_and_then_starts_clean() {
+    let record = World::refused(fake::Restores::Unfit);
+    let notes = record.attempts.iter().flat_map(|attempt| &attempt.notes).cloned().collect::<Vec<_>>().join("\n");
+    assert!(notes.contains("released: this host does not fit the checkpoint"), "{notes}");
+    assert!(notes.contains("no node fits it"), "{notes}");
+    assert!(record.totals.attempts > 3, "it must wait before it gives the work up");
+}
+
+#[test]
+fn a_job_that_cannot_be_dumped_runs_on_and_says_why() {
+    let record = World::undumpable();
+    let workrs_core::job::Resumable::No { reason } = &record.resumable else { panic!("{:?}", record.resumable) };
+    assert!(!reason.is_empty());
+    assert_eq!(record.totals.attempts, 1);
+}

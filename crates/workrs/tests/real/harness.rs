@@ -1,0 +1,407 @@
+//! A node as tests see it: the real process with a data folder of its own, which can be killed and started again.
+//! However a test ends, nothing of its nodes stays on the machine; a node that leaves something fails its test.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpStream,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use workrs::api::JobView;
+
+use crate::{
+    host::{self, workrs},
+    http,
+};
+
+/// Longer than anything takes on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Where a node's copies of `/usr` lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// In a folder that all tests share and later runs find again: making and removing one takes many seconds.
+    Shared,
+    /// In the node's own data folder, as usual.
+    Own,
+}
+
+/// A node.
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    options: Vec<String>,
+    /// Mounted at its place in the data folder, for this node only.
+    images: Option<PathBuf>,
+    token: Option<String>,
+    child: Option<Child>,
+    url: String,
+    starts: u32,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Node {
+    /// Starts a node with these options of `up` and waits until it is ready.
+    pub fn start(options: &[&str]) -> Self {
+        Self::start_with(options, Images::Shared)
+    }
+
+    /// Starts a node with these options of `up` and its own copy of `/usr`, or the shared one.
+    pub fn start_with(options: &[&str], images: Images) -> Self {
+        let mut node = Self::new(options, images);
+        node.restart();
+        node
+    }
+
+    /// A node that is not started yet.
+    pub fn new(options: &[&str], images: Images) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let folder = host::base().join(&name);
+        // Left by a process of the same number that was killed.
+        let _none = fs::remove_dir_all(&folder);
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder.join("data")).unwrap();
+        let images = (images == Images::Shared).then(shared_images);
+        let mut all: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        for (option, default) in [("--disk-pool", "1G"), ("--cpus", "64"), ("--memory", "64G")] {
+            if !options.contains(&option) {
+                all.extend([option.to_owned(), default.to_owned()]);
+            }
+        }
+        Self { name, folder, options: all, images, token: None, child: None, url: String::new(), starts: 0 }
+    }
+
+    /// Requests to this node carry this token, and it demands it.
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// A folder of the test's own, removed with the node.
+    pub fn scratch(&self) -> PathBuf {
+        let scratch = self.folder.join("scratch");
+        fs::create_dir_all(&scratch).unwrap();
+        scratch
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// Replaces the value of an option for later starts.
+    pub fn set_option(&mut self, option: &str, value: &str) {
+        match self.options.iter().position(|known| known == option) {
+            Some(at) => value.clone_into(&mut self.options[at + 1]),
+            None => self.options.extend([option.to_owned(), value.to_owned()]),
+        }
+    }
+
+    /// The command that starts this node.
+    pub fn command(&self) -> std::process::Command {
+        let mut command = match &self.images {
+            None => workrs(),
+            Some(images) => {
+                let target = self.data().join("images");
+                fs::create_dir_all(&target).unwrap();
+                let mount = r#"mount --bind "$0" "$1" && shift && exec "$@""#;
+                let mut command = host::without_configuration("unshare");
+                command.args(["--mount", "--propagation", "slave", "--", "sh", "-c", mount]);
+                command.arg(images).arg(target).arg(host::WORKRS);
+                command
+            }
+        };
+        command.args(["up", "--name", &self.name, "--data-dir"]).arg(self.data()).args(&self.options);
+        if !self.options.iter().any(|option| option == "--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        if let Some(token) = &self.token {
+            command.env("WORKRS_TOKEN", token);
+        }
+        command
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join(format!("up-{}", self.starts))
+    }
+
+    /// What the newest process of the node said so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Starts the node, again if it ran before, and waits until it is ready.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "the node runs");
+        self.starts += 1;
+        let log = fs::File::create(self.log_file()).unwrap();
+        let child = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.child = Some(child);
+        wait_until("the node is up", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the node did not start ({status}): {}", self.said());
+            }
+            self.url = address(&self.said())?;
+            http::get(&format!("{}/healthz", self.url)).ok().filter(|answer| answer.status == 200)
+        });
+        wait_until("the node is ready", || {
+            let request = http::Request::get(&format!("{}/readyz", self.url)).token(self.token.as_deref());
+            request.send().ok().filter(|answer| answer.status == 200)
+        });
+    }
+
+    /// Kills the node with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ended_already = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Stops the node with SIGTERM and gives what it said.
+    pub fn terminate(&mut self) -> String {
+        let mut child = self.child.take().expect("the node runs");
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let status = wait_until("the node stops", || child.try_wait().unwrap());
+        assert!(status.success(), "{status}: {}", self.said());
+        self.said()
+    }
+
+    /// Runs a command of the client against this node.
+    pub fn workrs(&self, arguments: &[&str]) -> Said {
+        let mut command = workrs();
+        command.env("WORKRS_SERVER", &self.url).args(arguments).stdin(Stdio::null());
+        if let Some(token) = &self.token {
+            command.env("WORKRS_TOKEN", token);
+        }
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let said = self.workrs(arguments);
+        assert_eq!(said.code, Some(0), "{arguments:?}: {}\nthe node said: {}", said.err, self.said());
+        said.out
+    }
+
+    /// Hands a job over and gives its id.
+    pub fn submit(&self, arguments: &[&str]) -> String {
+        let small: &[&str] = if arguments.contains(&"--disk") { &[] } else { &["--disk", "32M"] };
+        let printed = self.succeed(&[&["submit", "--json"], small, arguments].concat());
+        let answer: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
+    pub fn job(&self, id: &str) -> JobView {
+        serde_json::from_str(&self.succeed(&["show", "--json", id])).unwrap()
+    }
+
+    pub fn jobs(&self) -> BTreeMap<String, JobView> {
+        let jobs: Vec<JobView> = serde_json::from_str(&self.succeed(&["ls", "--json"])).unwrap();
+        jobs.into_iter().map(|job| (job.id.clone(), job)).collect()
+    }
+
+    /// Waits until `holds` is true of the job and gives it as it then was.
+    pub fn wait_for(&self, id: &str, what: &str, holds: impl Fn(&JobView) -> bool) -> JobView {
+        let mut seen = None;
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let job = self.job(id);
+            if holds(&job) {
+                return job;
+            }
+            assert!(job.state != "finished", "the job finished before {what}: {job:#?}\nits log:\n{}", self.log(id));
+            seen = Some(job);
+            std::thread::sleep(POLL);
+        }
+        panic!("waited in vain until {what}: {seen:#?}\nthe node said: {}", self.said());
+    }
+
+    /// Waits until the job runs.
+    pub fn running(&self, id: &str) -> JobView {
+        self.wait_for(id, "it runs", |job| job.attempts.last().is_some_and(|attempt| attempt.started_at.is_some()))
+    }
+
+    /// Waits until the job has so many checkpoints.
+    pub fn checkpointed(&self, id: &str, count: u64) -> JobView {
+        self.wait_for(id, &format!("it has {count} checkpoints"), |job| job.totals.checkpoints >= count)
+    }
+
+    /// Waits until the job has ended.
+    pub fn finished(&self, id: &str) -> JobView {
+        self.wait_for(id, "it finishes", |job| job.state == "finished")
+    }
+
+    /// Waits until the job has ended well.
+    pub fn succeeded(&self, id: &str) -> JobView {
+        let job = self.finished(id);
+        assert_eq!(job.outcome.as_deref(), Some("succeeded"), "{job:#?}\nits log:\n{}", self.log(id));
+        job
+    }
+
+    pub fn log(&self, id: &str) -> String {
+        self.succeed(&["logs", id])
+    }
+
+    /// The job's outputs by path.
+    pub fn outputs(&self, id: &str) -> BTreeMap<String, Vec<u8>> {
+        let folder = self.folder.join(format!("outputs-{id}"));
+        self.succeed(&["fetch", id, folder.to_str().unwrap()]);
+        read_tree(&folder)
+    }
+
+    /// The job's blobs whose name below its folder begins so.
+    pub fn blobs(&self, id: &str, beginning: &str) -> Vec<PathBuf> {
+        let folder = self.data().join("blobs/jobs").join(id);
+        let prefix = folder.join(beginning).to_string_lossy().into_owned();
+        let mut all = files_below(&folder);
+        all.retain(|path| path.to_string_lossy().starts_with(&prefix));
+        all
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        let patience = if std::thread::panicking() { Duration::from_secs(10) } else { PATIENCE };
+        let began = Instant::now();
+        let left = loop {
+            host::remove_cgroups(&self.name);
+            let left = host::leftovers(&self.name, &self.folder);
+            if left.is_empty() || began.elapsed() > patience {
+                break left;
+            }
+            std::thread::sleep(POLL);
+        };
+        if std::thread::panicking() {
+            host::tell(&format!("the last words of node {}:\n{}", self.name, self.said()));
+        }
+        let _checked_below = fs::remove_dir_all(&self.folder);
+        let clean = left.is_empty() && !self.folder.exists();
+        assert!(clean || std::thread::panicking(), "node {} left something behind: {left:#?}", self.name);
+    }
+}
+
+/// The folder of a copy of `/usr` that later runs find again.
+fn shared_images() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let mut node = Node::new(&[], Images::Own);
+        let (kept, own) = (host::base().join("images"), node.data().join("images"));
+        if kept.exists() {
+            fs::rename(&kept, &own).unwrap();
+        }
+        node.restart();
+        let id = node.submit(&["--checkpoint", "none", "--", "true"]);
+        node.succeeded(&id);
+        node.terminate();
+        fs::rename(own, &kept).unwrap();
+        kept
+    });
+    made.clone()
+}
+
+/// The address in what a node says once it is up.
+fn address(said: &str) -> Option<String> {
+    let line = said.lines().find(|line| line.starts_with("node ") && line.contains(" is up: "))?;
+    Some(line.split(" is up: ").nth(1)?.split(',').next()?.to_owned())
+}
+
+/// Asks until there is an answer.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A connection for what no well-behaved client does.
+pub fn connect(node: &Node) -> TcpStream {
+    TcpStream::connect(node.url().trim_start_matches("http://")).unwrap()
+}
+
+/// All regular files below a folder.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files.extend(files_below(&entry.path()));
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    files
+}
+
+/// All regular files below a folder and their contents, by path within it.
+pub fn read_tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let name = |path: &Path| path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+    files_below(folder).iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
+}
+
+/// Where the programs of the tests lie.
+pub fn program(name: &str) -> String {
+    format!("{}/tests/jobs/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Now, in the unit of records.
+pub fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// Random numbers from a seed that is printed, so that a failure can be repeated (SplitMix64).
+pub struct Random(u64);
+
+impl Random {
+    /// From `WORKRS_TEST_SEED`, or a new one.
+    pub fn seeded() -> Self {
+        let given = std::env::var("WORKRS_TEST_SEED").ok().map(|text| text.parse().unwrap());
+        let seed = given.unwrap_or_else(now_ms);
+        host::tell(&format!("random moments from WORKRS_TEST_SEED={seed}"));
+        Self(seed)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
