@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use workrs_core::hash::ContentHash;
-use workrs_engine::{Engine, runc};
+use workrs_engine::{Engine, absent::AbsentEngine, preflight, runc};
 use workrs_store::{
     blobs::Blobs,
     fresh,
@@ -46,15 +46,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
     let blobs = Blobs::open(&config.blobs).with_context(|| format!("cannot open the blobs at {}", config.blobs))?;
     let state = open_state(&config.state).await?;
     check_group(&*state, &blobs).await?;
-    let engine = runc::RuncEngine::open(runc::RuncConfig {
-        data_dir: dir.clone(),
-        node: config.name.to_string(),
-        disk_pool_bytes: config.disk_pool_bytes,
-        helper: std::env::current_exe().context("cannot find this program's own file")?,
-    })
-    .await
-    .context("cannot prepare the engine")?;
-    let warnings = engine.warnings().to_vec();
+    let (engine, warnings) = open_engine(config).await?;
     let node = NodeConfig {
         id: config.name.clone(),
         address: format!("http://{}", config.listen),
@@ -66,8 +58,25 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         unfit_wait: config.unfit_wait,
         work_dir,
     };
-    let parts = NodeParts { records: Records::new(state), blobs, engine: Arc::new(engine) as Arc<dyn Engine> };
+    let parts = NodeParts { records: Records::new(state), blobs, engine };
     Ok(Wired { parts, node, warnings })
+}
+
+/// The engine, and what an operator should know of it. A host that cannot run jobs gets one that says so.
+async fn open_engine(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Vec<String>)> {
+    let findings = preflight::check(&config.data_dir, config.disk_pool_bytes).await;
+    if let Err(reason) = preflight::capabilities(&findings).run {
+        return Ok((Arc::new(AbsentEngine::new(reason)), Vec::new()));
+    }
+    let engine = runc::RuncEngine::open(runc::RuncConfig {
+        data_dir: config.data_dir.clone(),
+        node: config.name.to_string(),
+        disk_pool_bytes: config.disk_pool_bytes,
+        helper: std::env::current_exe().context("cannot find this program's own file")?,
+    });
+    let engine = engine.await.context("cannot prepare the engine")?;
+    let warnings = engine.warnings().to_vec();
+    Ok((Arc::new(engine), warnings))
 }
 
 fn create_dir(dir: &Path, mode: u32) -> std::io::Result<()> {

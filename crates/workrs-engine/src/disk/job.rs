@@ -117,6 +117,16 @@ impl JobDisk {
         rustix::fs::statvfs(self.mount_point()).is_ok_and(|space| space.f_bavail == 0 || space.f_favail == 0)
     }
 
+    /// Whether a write may have failed for want of space: once it has, the kernel gives back what it had set aside for
+    /// that write, so that a few blocks are free again.
+    pub(crate) fn was_full(&self) -> bool {
+        rustix::fs::statvfs(self.mount_point()).is_ok_and(|space| {
+            let left = space.f_bavail.saturating_mul(space.f_frsize);
+            let total = space.f_blocks.saturating_mul(space.f_frsize);
+            space.f_favail == 0 || left < MAX_GIVEN_BACK.min(total / 64)
+        })
+    }
+
     /// Empties all that does not outlive the program: everything but the job's folder and its home.
     pub(crate) fn forget_program(&self) -> Result<(), EngineError> {
         for name in ["tmp", "var-tmp", "shm", "run"] {

@@ -218,7 +218,7 @@ impl Inner {
             status: self.status(),
             harmed: self.harmed.load(Ordering::SeqCst),
             killed: self.killed.load(Ordering::SeqCst),
-            disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.is_full(),
+            disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.was_full(),
             oom_kills: self.group.oom_kills(),
         });
         self.life.send_replace(Life::Ended(end));

@@ -26,8 +26,10 @@ fn profile_for(arch: &str) -> Value {
     };
     let mut allowed = names("allow");
     allowed.extend(names(&format!("allow_{arch}")));
+    // Compiling the list takes a start 8-10 ms for each of them. X32 is left out: no system is built for it, and CRIU
+    // cannot dump it.
     let architectures = match arch {
-        "x86_64" => json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
+        "x86_64" => json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]),
         "aarch64" => json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
         _ => json!([]),
     };

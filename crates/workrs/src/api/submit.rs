@@ -154,7 +154,8 @@ fn command(request: &SubmitRequest, script: Option<&Script>) -> Result<(Vec<Stri
 
 /// Refuses what no live node could run even if it ran nothing else.
 async fn check_capacity(api: &Api, spec: &JobSpec) -> Result<(), Problem> {
-    let nodes = NodeInfo::list(&api.records).await?;
+    let mut nodes = NodeInfo::list(&api.records).await?;
+    nodes.retain(|node| node.cannot_run.is_none());
     let most = |value: fn(&NodeInfo) -> u64| nodes.iter().map(value).max();
     let limits = [
         ("cpus", u64::from(spec.cpus_milli), most(|node| u64::from(node.cpus_milli))),

@@ -55,6 +55,11 @@ pub fn span(millis: u64) -> String {
     }
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
 /// What is not under our control must not move the cursor or colour the terminal.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -146,11 +151,10 @@ pub fn job(job: &JobView) -> String {
         line(
             "so far",
             format!(
-                "{} checkpoints, {} standstill each on average, {} uploaded, {} nodes died with it",
-                totals.checkpoints,
-                each,
+                "{}, {each} standstill each on average, {} uploaded, {} died with it",
+                count(totals.checkpoints, "checkpoint"),
                 format_size(totals.uploaded_bytes),
-                totals.losses
+                count(totals.losses.into(), "node")
             ),
         );
     }
@@ -213,4 +217,87 @@ fn checkpoints(job: &JobView) -> String {
         ]
     }));
     format!("\n{}", table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use workrs_core::{
+        hash::ContentHash,
+        id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
+        job::{
+            BlobRef, Checkpoint, CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobRecord, Outcome, Standing,
+        },
+        spec::JobSpec,
+    };
+
+    use super::*;
+    use crate::client::ClientError;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_795_000_000_000 + seconds * 1_000)
+    }
+
+    fn holder(epoch: u64) -> Holder {
+        let node = NodeId::new("barn-1").unwrap();
+        Holder { node, incarnation: Incarnation::new("process-1").unwrap(), epoch: Epoch(epoch) }
+    }
+
+    fn committed(epoch: u64, seq: u64) -> JobEvent {
+        let checkpoint = Checkpoint {
+            id: CheckpointId { epoch: Epoch(epoch), seq },
+            mode: CheckpointMode::Full,
+            manifest: Some(BlobRef { name: "m".into(), hash: ContentHash::of(b"m"), len: 1 }),
+            standing: Standing::Kept,
+            at: at(seq * 30),
+            standstill_ms: 130,
+            total_ms: 420,
+            size_bytes: 53 << 20,
+            uploaded_bytes: 12 << 20,
+            run_ms: seq * 30_000,
+            log_bytes: seq * 100,
+        };
+        JobEvent::CheckpointCommitted { holder: holder(epoch), checkpoint }
+    }
+
+    /// A job whose node died, whose newest checkpoint turned out bad, and that failed in the end.
+    fn eventful() -> Vec<JobEvent> {
+        let bad = CheckpointId { epoch: Epoch(1), seq: 2 };
+        let outcome = Outcome::Failed { failure: Failure::Exit { code: 3 } };
+        vec![
+            JobEvent::Claimed { holder: holder(1), at: at(1) },
+            JobEvent::Started { holder: holder(1), at: at(2) },
+            committed(1, 1),
+            committed(1, 2),
+            JobEvent::NodeLost { holder: holder(1), at: at(70), reason: "node barn-1 died".into() },
+            JobEvent::Claimed { holder: holder(2), at: at(75) },
+            JobEvent::FellBack { holder: holder(2), bad, reason: "the hash of its manifest differs".into() },
+            JobEvent::Started { holder: holder(2), at: at(76) },
+            JobEvent::CheckpointFailed { holder: holder(2), reason: "criu: Can't dump this socket".into() },
+            JobEvent::Finished { holder: holder(2), at: at(100), outcome, outputs: None, log_bytes: 250 },
+        ]
+    }
+
+    fn view(events: usize) -> JobView {
+        let spec = JobSpec::new("train\u{1b}[31m.py", vec!["true".into()]);
+        let id = JobId::new("job-1").unwrap();
+        let record = JobRecord::submitted(id, Owner::new("local").unwrap(), spec, None, at(0));
+        let record = eventful()[..events].iter().fold(record, |record, event| record.apply(event).unwrap());
+        JobView::from(&record)
+    }
+
+    #[test]
+    fn a_job_tells_its_story() {
+        for (name, events) in [("queued", 0), ("running", 4), ("waiting_again", 5), ("failed", 10)] {
+            insta::assert_snapshot!(name, job(&view(events)));
+        }
+        insta::assert_snapshot!("list", jobs(&[view(0), view(4), view(10)]));
+    }
+
+    #[test]
+    fn errors_say_what_and_why_and_what_to_do() {
+        let unreachable =
+            ClientError::Unreachable { servers: "http://127.0.0.1:7480".into(), reason: "refused".into() };
+        let hint = unreachable.hint();
+        insta::assert_snapshot!("unreachable", error(&unreachable.into(), hint.as_deref()));
+    }
 }

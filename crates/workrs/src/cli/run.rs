@@ -38,8 +38,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
     };
     waiting.abort();
     if !args.no_fetch && job.has_outputs {
-        let count = jobs::fetch_into(&client, &job.id, &args.fetch_to).await?;
-        eprintln!("[workrs] {count} output files are in {}", args.fetch_to.display());
+        let files = jobs::fetch_into(&client, &job.id, &args.fetch_to).await?;
+        eprintln!("[workrs] outputs: {} in {}", print::count(files as u64, "file"), args.fetch_to.display());
     }
     if args.submit.server.json {
         println!("{}", serde_json::to_string(&job)?);

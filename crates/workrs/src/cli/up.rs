@@ -1,6 +1,6 @@
 //! `up`: runs a node until it is told to stop.
 
-use std::{os::unix::process::CommandExt, process::Command, sync::Arc};
+use std::{io::IsTerminal, os::unix::process::CommandExt, process::Command, sync::Arc};
 
 use anyhow::Context;
 use tokio::{
@@ -46,7 +46,13 @@ fn enter_namespace() -> anyhow::Result<u8> {
 
 fn log_to_stderr(json: bool) {
     let filter = EnvFilter::try_from_env("WORKRS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    // Colours are for terminals: in a file or a journal they are in the way.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
     if json { subscriber.json().init() } else { subscriber.init() }
 }
 
@@ -75,8 +81,8 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let jobs = node.job_count();
-    eprintln!("stopping: saving {jobs} jobs, at most {} s", config.stop_timeout.as_secs());
+    let jobs = super::print::count(node.job_count() as u64, "job");
+    eprintln!("stopping: saving {jobs}, at most {} s", config.stop_timeout.as_secs());
     let report = tokio::select! {
         report = node.stop(config.stop_timeout) => report,
         _ = interrupt.recv() => {

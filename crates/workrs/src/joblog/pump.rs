@@ -143,7 +143,9 @@ async fn pump(
             biased;
             Some(answer) = drains.recv() => {
                 let drained = loop {
-                    match take(&reader, &mut buffer, &mut sink) {
+                    // Past tokio's notion of readiness, which may lag behind what is in the pipe.
+                    let read = rustix::io::read(&reader, &mut buffer).map_err(io::Error::from);
+                    match take(read, &buffer, &mut sink) {
                         Ok(Taken::Some) => {}
                         Ok(Taken::Nothing) => break Ok(sink.len),
                         Ok(Taken::End) => { open = false; break Ok(sink.len) }
@@ -155,7 +157,8 @@ async fn pump(
             }
             ready = reader.readable() => {
                 ready?;
-                open = !matches!(take(&reader, &mut buffer, &mut sink)?, Taken::End);
+                let read = reader.try_read(&mut buffer);
+                open = !matches!(take(read, &buffer, &mut sink)?, Taken::End);
                 // A job that prints without end must not keep the node from anything else.
                 tokio::task::yield_now().await;
             }
@@ -170,8 +173,8 @@ enum Taken {
     End,
 }
 
-fn take(reader: &pipe::Receiver, buffer: &mut [u8], sink: &mut Sink) -> io::Result<Taken> {
-    match reader.try_read(buffer) {
+fn take(read: io::Result<usize>, buffer: &[u8], sink: &mut Sink) -> io::Result<Taken> {
+    match read {
         Ok(0) => Ok(Taken::End),
         Ok(count) => {
             sink.write(&buffer[..count])?;
