@@ -21,6 +21,9 @@ impl JobRecord {
                     attempt.started_at.get_or_insert(*at);
                 }
             }
+            (JobState::Running { holder: current, .. }, JobEvent::LogMerged { holder }) if current == holder => {
+                next.log = vec![LogRange { epoch: holder.epoch, from: 0 }];
+            }
             (JobState::Running { holder: current, .. }, JobEvent::CheckpointCommitted { holder, checkpoint })
                 if current == holder =>
             {
@@ -261,6 +264,7 @@ impl JobEvent {
         match self {
             Self::Claimed { .. } => "claimed",
             Self::Started { .. } => "started",
+            Self::LogMerged { .. } => "given one log",
             Self::CheckpointCommitted { .. } => "checkpointed",
             Self::CheckpointFailed { .. } => "marked as not resumable",
             Self::FellBack { .. } => "resumed from an older checkpoint",

@@ -22,6 +22,11 @@ pub enum JobEvent {
         /// When.
         at: Timestamp,
     },
+    /// The log up to where this claim began lies in one segment of this claim: its ranges become one.
+    LogMerged {
+        /// Who copied it.
+        holder: Holder,
+    },
     /// A checkpoint is durable, manifest and all.
     CheckpointCommitted {
         /// Who took it.
@@ -94,6 +99,7 @@ impl JobEvent {
         match self {
             Self::Claimed { holder, .. }
             | Self::Started { holder, .. }
+            | Self::LogMerged { holder }
             | Self::CheckpointCommitted { holder, .. }
             | Self::CheckpointFailed { holder, .. }
             | Self::FellBack { holder, .. }

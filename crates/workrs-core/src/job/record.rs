@@ -20,6 +20,8 @@ pub const CHECKPOINT_HISTORY: usize = 6;
 pub const ATTEMPT_HISTORY: usize = 6;
 /// Node losses in a row, without a newer checkpoint between them, after which a job ends as `Lost`.
 pub const MAX_CONSECUTIVE_LOSSES: u32 = 10;
+/// Log ranges that a record carries; beyond it, the holder copies them into one.
+pub const MAX_LOG_RANGES: usize = 16;
 /// The longest reason that a record carries, in bytes.
 pub const MAX_REASON_LEN: usize = 200;
 

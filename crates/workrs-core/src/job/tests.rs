@@ -56,6 +56,7 @@ fn event() -> impl Strategy<Value = JobEvent> {
             let checkpoint = checkpoint(holder.epoch.0, seq, log);
             JobEvent::CheckpointCommitted { holder, checkpoint }
         }),
+        1 => holders.clone().prop_map(|holder| JobEvent::LogMerged { holder }),
         1 => holders.clone().prop_map(|holder| JobEvent::CheckpointFailed { holder, reason: "x".repeat(999) }),
         2 => (holders.clone(), 0u64..6, 1u64..6).prop_map(|(holder, epoch, seq)| JobEvent::FellBack {
             holder,
@@ -137,6 +138,7 @@ proptest! {
 fn aimed_holder(event: &mut JobEvent) -> Option<&mut Holder> {
     match event {
         JobEvent::Started { holder, .. }
+        | JobEvent::LogMerged { holder }
         | JobEvent::CheckpointCommitted { holder, .. }
         | JobEvent::CheckpointFailed { holder, .. }
         | JobEvent::FellBack { holder, .. }
@@ -248,6 +250,9 @@ fn a_record_stays_small_whatever_happens() {
     let mut current = record(0);
     for epoch in 1..=40 {
         current = apply_all(current, &[claimed(epoch)]);
+        if current.log.len() > MAX_LOG_RANGES {
+            current = apply_all(current, &[JobEvent::LogMerged { holder: holder(epoch, 0) }]);
+        }
         for seq in 1..=4 {
             current = apply_all(current, &[committed(epoch, seq, epoch * 10 + seq)]);
         }

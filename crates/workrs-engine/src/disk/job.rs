@@ -27,6 +27,9 @@ const FOLDERS: [(&str, u32, u32); 8] = [
     ("run/workrs", 0o1777, 0),
 ];
 
+/// The most of a disk that comes free again after a write failed for want of space.
+const MAX_GIVEN_BACK: u64 = 1 << 20;
+
 /// A job's disk, mounted. Dropping it unmounts and removes it.
 #[derive(Debug)]
 pub(crate) struct JobDisk {

@@ -26,7 +26,7 @@ fn profile_for(arch: &str) -> Value {
     };
     let mut allowed = names("allow");
     allowed.extend(names(&format!("allow_{arch}")));
-    // Compiling the list takes a start 8-10 ms for each of them. X32 is left out: no system is built for it, and CRIU
+    // Compiling the list takes a start 8-10 ms for each of them. X32 is left out: distributions turn it off, and CRIU
     // cannot dump it.
     let architectures = match arch {
         "x86_64" => json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]),

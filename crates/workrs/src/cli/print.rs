@@ -154,7 +154,7 @@ pub fn job(job: &JobView) -> String {
                 "{}, {each} standstill each on average, {} uploaded, {} died with it",
                 count(totals.checkpoints, "checkpoint"),
                 format_size(totals.uploaded_bytes),
-                count(totals.losses.into(), "node")
+                count(totals.losses, "node")
             ),
         );
     }

@@ -11,5 +11,5 @@ mod stored;
 pub use self::{
     follow::{Followed, LogEvent, follow},
     pump::{LiveLog, LiveLogs, LogPump, PumpError},
-    stored::{LogError, Segment, read_stored, store_segment, stored_len},
+    stored::{LogError, Segment, merge_segments, read_stored, store_segment, stored_len},
 };

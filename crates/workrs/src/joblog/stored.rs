@@ -78,6 +78,19 @@ pub async fn store_segment(
     Ok(())
 }
 
+/// Copies bytes 0 to `to` of the log into one segment of `epoch`.
+pub async fn merge_segments(blobs: &Blobs, record: &JobRecord, epoch: Epoch, to: u64) -> Result<(), LogError> {
+    let mut writer = blobs.writer(&BlobNames(&record.id).log_segment(epoch, 0, &fresh::operation()));
+    let mut at = 0;
+    while at < to {
+        let bytes = read_stored(blobs, record, at, to).await?;
+        at += bytes.len() as u64;
+        writer.write(bytes).await?;
+    }
+    writer.finish().await?;
+    Ok(())
+}
+
 /// How much of the log lies in blobs for certain: all of a finished job's, up to the resume point otherwise.
 pub fn stored_len(record: &JobRecord) -> u64 {
     match &record.state {
@@ -151,6 +164,21 @@ mod tests {
             log.extend(read_stored(&blobs, &record, log.len() as u64, 12).await.unwrap());
         }
         assert_eq!(String::from_utf8(log).unwrap(), "aaabbbccdddd");
+    }
+
+    #[tokio::test]
+    async fn merged_ranges_read_as_before() {
+        let blobs = Blobs::open("memory:").unwrap();
+        let job = JobId::new("j").unwrap();
+        let spec = JobSpec::new("n", vec!["true".into()]);
+        let mut record = JobRecord::submitted(job.clone(), Owner::new("me").unwrap(), spec, None, Timestamp::default());
+        record.log = vec![LogRange { epoch: Epoch(1), from: 0 }, LogRange { epoch: Epoch(2), from: 3 }];
+        record.log_base = 6;
+        write(&blobs, &job, 1, 0, "aaaVOID").await;
+        write(&blobs, &job, 2, 3, "bbb").await;
+        merge_segments(&blobs, &record, Epoch(3), 6).await.unwrap();
+        record.log = vec![LogRange { epoch: Epoch(3), from: 0 }];
+        assert_eq!(read_stored(&blobs, &record, 0, 6).await.unwrap(), "aaabbb");
     }
 
     #[tokio::test]

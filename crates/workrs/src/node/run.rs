@@ -12,7 +12,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
-    job::{CheckpointMode, Failure, Holder, JobEvent, JobRecord, JobState, Outcome},
+    job::{CheckpointMode, Failure, Holder, JobEvent, JobRecord, JobState, MAX_LOG_RANGES, Outcome},
     keys, plan,
 };
 use workrs_engine::Container;
@@ -23,7 +23,10 @@ use super::{
     checkpoint::{self, CaptureError, Captured, Committed, Upload},
     clock::RunClock,
 };
-use crate::{joblog::LogPump, metrics};
+use crate::{
+    joblog::{self, LogPump},
+    metrics,
+};
 
 /// Why an attempt ends without the program's own end.
 #[derive(Debug)]
@@ -139,6 +142,7 @@ impl Run {
     /// Runs, checkpointing, until the program ends or must be left; says how to leave it.
     async fn watch_over(&mut self, live: &mut Live) -> Result<Leave, Leave> {
         self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now() }).await?;
+        self.merge_log(live).await?;
         let dump = &self.shared.capabilities.dump;
         let mode = plan::checkpoint_mode(self.record.spec.checkpoint, dump.is_ok());
         if let (None, Err(reason), true) = (mode, dump, self.record.spec.checkpoint.interval().is_some()) {
@@ -184,6 +188,21 @@ impl Run {
                     };
                     upload = self.after_capture(live, captured).await?;
                 }
+            }
+        }
+    }
+
+    /// A job that was resumed often has a log of many ranges: copies them into one, so that its record stays small.
+    async fn merge_log(&mut self, live: &Live) -> Result<(), Leave> {
+        if self.record.log.len() <= MAX_LOG_RANGES {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        match joblog::merge_segments(&shared.blobs, &self.record, self.holder.epoch, live.pump.from()).await {
+            Ok(()) => Ok(self.commit(JobEvent::LogMerged { holder: self.holder.clone() }).await?),
+            Err(error) => {
+                tracing::warn!(job = %self.record.id, %error, "cannot merge the log, the next resume will try again");
+                Ok(())
             }
         }
     }

@@ -103,3 +103,10 @@ fn a_job_that_cannot_be_dumped_runs_on_and_says_why() {
     assert!(!reason.is_empty());
     assert_eq!(record.totals.attempts, 1);
 }
+
+#[test]
+fn a_job_that_is_killed_often_keeps_every_line_and_a_small_record() {
+    let record = World::killed_often();
+    assert_eq!(record.totals.losses, 20);
+    assert!(record.log.len() <= workrs_core::job::MAX_LOG_RANGES + 1, "{:?}", record.log);
+}

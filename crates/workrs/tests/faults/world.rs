@@ -24,7 +24,6 @@ use workrs_store::{
     state::StateStore,
 };
 
-const LINES: usize = 6;
 /// Virtual time after which a job that is not done is stuck.
 const STUCK: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -58,6 +57,8 @@ pub struct World {
     host: FakeHost,
     blobs: Arc<InMemory>,
     job: JobId,
+    /// What the job prints: the numbers from 1 to this.
+    lines: usize,
 }
 
 /// A node's life.
@@ -71,7 +72,7 @@ impl World {
     /// Lives through `story` to the job's end and checks it.
     pub fn run(story: Story, faults: Faults, engine_fault: Option<(usize, fake::Fault)>) -> Count {
         on_paused_clock(async move {
-            let world = Self::new(&["count", "6", "1000"]).await;
+            let world = Self::new("count", 6).await;
             let mut lives = 0;
             if story == Story::Killed {
                 world.live_for(Duration::from_secs(5)).await;
@@ -97,9 +98,22 @@ impl World {
     /// A job whose checkpoints cannot be restored.
     pub fn refused(restores: fake::Restores) -> JobRecord {
         on_paused_clock(async move {
-            let world = Self::new(&["count", "6", "1000"]).await;
+            let world = Self::new("count", 6).await;
             world.live_for(Duration::from_secs(5)).await;
             world.host.set_restores(restores);
+            world.live(Story::Undisturbed, &Faults::none()).await;
+            world.check_result(&world.record().await).await;
+            world.record().await
+        })
+    }
+
+    /// A job whose node is killed twenty times.
+    pub fn killed_often() -> JobRecord {
+        on_paused_clock(async move {
+            let world = Self::new("count", 70).await;
+            for _ in 0..20 {
+                world.live_for(Duration::from_millis(3_500)).await;
+            }
             world.live(Story::Undisturbed, &Faults::none()).await;
             world.check_result(&world.record().await).await;
             world.record().await
@@ -109,22 +123,22 @@ impl World {
     /// A job whose memory cannot be captured.
     pub fn undumpable() -> JobRecord {
         on_paused_clock(async move {
-            let world = Self::new(&["fail-dump", "6", "1000"]).await;
+            let world = Self::new("fail-dump", 6).await;
             world.live(Story::Undisturbed, &Faults::none()).await;
             world.check_result(&world.record().await).await;
             world.record().await
         })
     }
 
-    async fn new(command: &[&str]) -> Self {
+    async fn new(program: &str, lines: usize) -> Self {
         // Thousands of lives: a file system in memory spares their syncs, where there is one.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let host = FakeHost::new(folder.path());
         let job = JobId::new("job").unwrap();
-        let world = Self { host, blobs: Arc::new(InMemory::new()), job, folder };
+        let world = Self { host, blobs: Arc::new(InMemory::new()), job, folder, lines };
         let blobs = Blobs::new(world.blobs.clone());
         let inputs = store_input(&blobs, &world.job).await;
-        let mut spec = JobSpec::new("test", command.iter().map(|&part| part.to_owned()).collect());
+        let mut spec = JobSpec::new("test", vec![program.to_owned(), lines.to_string(), "1000".to_owned()]);
         spec.checkpoint = CheckpointPolicy::Every(Duration::from_secs(2));
         let record =
             JobRecord::submitted(world.job.clone(), Owner::new("me").unwrap(), spec, Some(inputs), fresh::now());
@@ -283,7 +297,7 @@ impl World {
 
     /// Every line once, in the log and in the output file.
     async fn check_result(&self, record: &JobRecord) {
-        let expected: String = (1..=LINES).map(|line| format!("{line}\n")).collect();
+        let expected: String = (1..=self.lines).map(|line| format!("{line}\n")).collect();
         let blobs = Blobs::new(self.blobs.clone());
         let mut log = Vec::new();
         loop {
