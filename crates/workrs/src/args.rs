@@ -192,7 +192,7 @@ pub struct SubmitArgs {
 /// What to hand over and follow.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
-    /// Put outputs here
+    /// Put outputs here, or in a new folder below it if they would overwrite anything
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub fetch_to: PathBuf,
     /// Do not fetch outputs

@@ -1,13 +1,17 @@
 //! Commands about jobs that were handed over.
 
-use std::{io::Write, path::Path, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::TryStreamExt;
 
 use super::{client, print};
 use crate::{
-    api::JobView,
+    api::{JobView, OutputsView},
     args::{FetchArgs, JobArgs, LsArgs, ServerArgs},
     client::{Client, ClientError},
     exit_codes,
@@ -71,6 +75,9 @@ pub async fn nodes(args: ServerArgs) -> anyhow::Result<u8> {
 pub async fn fetch(args: FetchArgs) -> anyhow::Result<u8> {
     let client = client(&args.server)?;
     let outputs = client.outputs(&args.id).await?;
+    if let Some(path) = already_there(&outputs, &args.dir) {
+        bail!("{} is there already and would be overwritten; name another folder", path.display());
+    }
     fetch_into(&client, &args.id, &args.dir).await?;
     say(&args.server, &outputs, || {
         let kept = outputs.files.iter().map(|file| print::clean(&file.path));
@@ -106,6 +113,12 @@ pub(super) async fn until_finished(client: &Client, id: &str) -> anyhow::Result<
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The first output that would overwrite something.
+pub(super) fn already_there(outputs: &OutputsView, folder: &Path) -> Option<PathBuf> {
+    let paths = outputs.files.iter().map(|file| &file.path).chain(outputs.links.iter().map(|link| &link.path));
+    paths.map(|path| folder.join(path)).find(|path| path.symlink_metadata().is_ok())
 }
 
 /// Unpacks all outputs below `folder`; gives their number. Nothing is ever written outside of it.

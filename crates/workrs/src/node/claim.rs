@@ -1,6 +1,10 @@
 //! Takes queued jobs that fit: the first by priority and age.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
@@ -137,8 +141,8 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
     let Some(record) = shared.records.get(job).await? else { return Err(RecordError::NotFound) };
     let holder = shared.holder(record.epoch.next());
     let (order, orders) = watch::channel(Order::Run);
-    let at_risk_ms = Arc::default();
-    let slot = Slot { entry: entry.clone(), epoch: holder.epoch, order, at_risk_ms: Arc::clone(&at_risk_ms) };
+    let unsaved_since = Arc::new(Mutex::new(Instant::now()));
+    let slot = Slot { entry: entry.clone(), epoch: holder.epoch, order, unsaved_since: Arc::clone(&unsaved_since) };
     shared.jobs().insert(job.clone(), slot);
     let event = JobEvent::Claimed { holder: holder.clone(), at: fresh::now() };
     let guard = Condition::Present(shared.node_key());
@@ -146,7 +150,7 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
         Ok(record) => {
             metrics::CLAIMS.add(1);
             tracing::info!(%job, epoch = %record.epoch, "claimed");
-            shared.spawn(run::run(Arc::clone(shared), record, holder, orders, at_risk_ms));
+            shared.spawn(run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
             Ok(())
         }
         Err(error) => {

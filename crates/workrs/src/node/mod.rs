@@ -27,7 +27,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -125,8 +125,8 @@ struct Slot {
     entry: QueueEntry,
     epoch: Epoch,
     order: watch::Sender<Order>,
-    /// Milliseconds of run time since the newest checkpoint.
-    at_risk_ms: Arc<AtomicU64>,
+    /// Since when there is work that no checkpoint holds.
+    unsaved_since: Arc<Mutex<Instant>>,
 }
 
 /// What the node wants of a job's task.
@@ -263,9 +263,9 @@ impl RunningNode {
         let shared = &self.shared;
         shared.draining.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + timeout;
-        let mut held: Vec<_> =
-            shared.jobs().iter().map(|(id, slot)| (slot.at_risk_ms.load(Ordering::Relaxed), id.clone())).collect();
-        held.sort_by_key(|(at_risk, _)| std::cmp::Reverse(*at_risk));
+        let unsaved_since = |slot: &Slot| *slot.unsaved_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (unsaved_since(slot), id.clone())).collect();
+        held.sort();
         for (_, id) in &held {
             shared.order(id, Order::Save);
             if tokio::time::timeout_at(deadline, shared.gone(id)).await.is_err() {

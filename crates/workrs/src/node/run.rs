@@ -2,10 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -66,7 +63,7 @@ pub(super) struct Run {
     pub(super) holder: Holder,
     pub(super) work_dir: PathBuf,
     pub(super) orders: watch::Receiver<Order>,
-    at_risk_ms: Arc<AtomicU64>,
+    unsaved_since: Arc<Mutex<Instant>>,
 }
 
 /// A job whose container runs.
@@ -89,11 +86,11 @@ pub(super) async fn run(
     record: JobRecord,
     holder: Holder,
     orders: watch::Receiver<Order>,
-    at_risk_ms: Arc<AtomicU64>,
+    unsaved_since: Arc<Mutex<Instant>>,
 ) {
     let work_dir = shared.config.work_dir.join(format!("{}-{}", record.id, record.epoch));
     let id = record.id.clone();
-    let mut run = Run { shared: Arc::clone(&shared), record, holder, work_dir, orders, at_risk_ms };
+    let mut run = Run { shared: Arc::clone(&shared), record, holder, work_dir, orders, unsaved_since };
     let leave = run.attempt().await;
     run.leave(leave).await;
     shared.live_logs.remove(&id, run.holder.epoch);
@@ -155,7 +152,6 @@ impl Run {
         loop {
             let run_time = live.clock.elapsed();
             let since_checkpoint = run_time.saturating_sub(live.checkpointed_at);
-            self.at_risk_ms.store(since_checkpoint.as_millis() as u64, Ordering::Relaxed);
             let due = mode
                 .filter(|_| upload.is_none())
                 .and_then(|_| plan::next_checkpoint_in(self.record.spec.checkpoint, since_checkpoint, live.failures));
@@ -232,11 +228,18 @@ impl Run {
                 live.failures = 0;
                 live.log_stored = log_stored;
                 live.checkpointed_at = run_time;
+                self.work_is_saved_but_for(live.clock.elapsed().saturating_sub(run_time));
                 Ok(())
             }
             Committed::Fenced => Err(Leave::Fenced),
             Committed::Failed(reason) => self.note_failed(live, reason).await,
         }
+    }
+
+    fn work_is_saved_but_for(&self, unsaved: Duration) {
+        let now = Instant::now();
+        let since = now.checked_sub(unsaved).unwrap_or(now);
+        *self.unsaved_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     async fn note_failed(&mut self, live: &mut Live, reason: String) -> Result<(), Leave> {
@@ -310,7 +313,7 @@ impl Run {
             () = no_time => false,
         };
         self.kill(live).await;
-        let mut left = self.shared.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut left = self.shared.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (list, reason) = if saved {
             (&mut left.saved, format!("{reason}, all work saved"))
         } else {

@@ -2,6 +2,8 @@
 //! engine; then it runs again for each operation and each fault, and must end the same way every time. The engine
 //! is the pretended one and time is tokio's paused clock, so hours pass in moments.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod world;
 
 use std::time::Duration;

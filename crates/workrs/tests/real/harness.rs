@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     fs,
-    net::TcpStream,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -18,10 +18,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use workrs::api::JobView;
 
-use crate::{
-    host::{self, workrs},
-    http,
-};
+use crate::{host, http};
 
 /// Longer than anything takes on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -43,6 +40,10 @@ pub struct Node {
     options: Vec<String>,
     /// Mounted at its place in the data folder, for this node only.
     images: Option<PathBuf>,
+    /// Folders that get a small file system of this size in bytes, for this node only.
+    small: Option<(PathBuf, u64)>,
+    /// The binary, which a build meanwhile must not take away.
+    program: PathBuf,
     token: Option<String>,
     child: Option<Child>,
     url: String,
@@ -85,12 +86,25 @@ impl Node {
                 all.extend([option.to_owned(), default.to_owned()]);
             }
         }
-        Self { name, folder, options: all, images, token: None, child: None, url: String::new(), starts: 0 }
+        let program = folder.join("workrs");
+        if fs::hard_link(host::WORKRS, &program).is_err() {
+            fs::copy(host::WORKRS, &program).unwrap();
+        }
+        let (token, child, url) = (None, None, String::new());
+        Self { name, folder, options: all, images, small: None, program, token, child, url, starts: 0 }
     }
 
     /// Requests to this node carry this token, and it demands it.
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
+        self
+    }
+
+    /// The node's blobs lie on a file system of this size, which lasts as long as the process.
+    pub fn with_small_blobs(mut self, bytes: u64) -> Self {
+        let folder = self.folder.join("small");
+        self.set_option("--blobs", &format!("file://{}/blobs", folder.display()));
+        self.small = Some((folder, bytes));
         self
     }
 
@@ -127,18 +141,19 @@ impl Node {
 
     /// The command that starts this node.
     pub fn command(&self) -> std::process::Command {
-        let mut command = match &self.images {
-            None => workrs(),
-            Some(images) => {
-                let target = self.data().join("images");
-                fs::create_dir_all(&target).unwrap();
-                let mount = r#"mount --bind "$0" "$1" && shift && exec "$@""#;
-                let mut command = host::without_configuration("unshare");
-                command.args(["--mount", "--propagation", "slave", "--", "sh", "-c", mount]);
-                command.arg(images).arg(target).arg(host::WORKRS);
-                command
-            }
-        };
+        let mut script = String::new();
+        if let Some(images) = &self.images {
+            let target = self.data().join("images");
+            fs::create_dir_all(&target).unwrap();
+            writeln!(script, "mount --bind '{}' '{}' || exit", images.display(), target.display()).unwrap();
+        }
+        if let Some((folder, bytes)) = &self.small {
+            fs::create_dir_all(folder).unwrap();
+            writeln!(script, "mount -t tmpfs -o size={bytes} small '{}' || exit", folder.display()).unwrap();
+        }
+        script.push_str("exec \"$0\" \"$@\"");
+        let mut command = host::without_configuration("unshare");
+        command.args(["--mount", "--propagation", "slave", "--", "sh", "-c", &script]).arg(&self.program);
         command.args(["up", "--name", &self.name, "--data-dir"]).arg(self.data()).args(&self.options);
         if !self.options.iter().any(|option| option == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -197,7 +212,7 @@ impl Node {
 
     /// Runs a command of the client against this node.
     pub fn workrs(&self, arguments: &[&str]) -> Said {
-        let mut command = workrs();
+        let mut command = host::without_configuration(&self.program);
         command.env("WORKRS_SERVER", &self.url).args(arguments).stdin(Stdio::null());
         if let Some(token) = &self.token {
             command.env("WORKRS_TOKEN", token);
@@ -268,8 +283,12 @@ impl Node {
         job
     }
 
+    /// All that the job printed so far.
     pub fn log(&self, id: &str) -> String {
-        self.succeed(&["logs", id])
+        let request = http::Request::get(&format!("{}/api/v1/jobs/{id}/logs", self.url)).token(self.token.as_deref());
+        let answer = request.send().unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
     }
 
     /// The job's outputs by path.
@@ -346,11 +365,6 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A connection for what no well-behaved client does.
-pub fn connect(node: &Node) -> TcpStream {
-    TcpStream::connect(node.url().trim_start_matches("http://")).unwrap()
 }
 
 /// All regular files below a folder.

@@ -44,7 +44,7 @@ pub fn workrs() -> Command {
 }
 
 /// A program that is not told anything about Workrs by the environment.
-pub fn without_configuration(program: &str) -> Command {
+pub fn without_configuration(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WORKRS_") {

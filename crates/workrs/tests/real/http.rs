@@ -2,8 +2,25 @@
 
 use std::sync::OnceLock;
 
-use reqwest::{Method, multipart::Form};
+use reqwest::Method;
 use tokio::runtime::Runtime;
+
+pub const BOUNDARY: &str = "workrs-test-boundary";
+
+/// The content type of [`Request::form`].
+pub fn form_type() -> String {
+    format!("multipart/form-data; boundary={BOUNDARY}")
+}
+
+/// A file of a form.
+pub fn file_part(field: &str, name: &str, content: &str) -> String {
+    format!("Content-Disposition: form-data; name=\"{field}\"; filename=\"{name}\"\r\n\r\n{content}")
+}
+
+/// A text of a form.
+pub fn text_part(field: &str, content: &str) -> String {
+    format!("Content-Disposition: form-data; name=\"{field}\"\r\n\r\n{content}")
+}
 
 /// What came back.
 #[derive(Debug)]
@@ -54,8 +71,15 @@ impl Request {
         Self(self.0.header("content-type", "application/json").body(body.to_owned()))
     }
 
-    pub fn form(self, form: Form) -> Self {
-        Self(self.0.multipart(form))
+    /// A form of parts as they go over the wire: headers, an empty line, content.
+    pub fn form(self, parts: &[String]) -> Self {
+        let body: String = parts.iter().map(|part| format!("--{BOUNDARY}\r\n{part}\r\n")).collect();
+        let body = format!("{body}--{BOUNDARY}--\r\n");
+        Self(self.0.header("content-type", form_type()).body(body))
+    }
+
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Self(self.0.header(name, value))
     }
 
     pub fn send(self) -> reqwest::Result<Answer> {

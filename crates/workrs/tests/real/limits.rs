@@ -59,18 +59,18 @@ fn a_fork_bomb_and_an_endless_log_leave_the_node_usable() {
     if !host::can_run() {
         return;
     }
-    let node = Node::start(&["--log-limit", "1M"]);
+    let node = Node::start(&["--log-limit", "64K"]);
     let bomb = node.submit(&["--checkpoint", "every=1s", "--cpus", "0.5", &program("fork_bomb.py")]);
     let endless = node.submit(&["--checkpoint", "every=1s", "--cpus", "0.5", "--", "yes"]);
     node.wait_for(&bomb, "it met its limit", |_| node.log(&bomb).contains("no more processes"));
-    let marker = "\n[workrs] log limit of 1 MiB reached: the rest is not kept\n";
+    let marker = "\n[workrs] log limit of 64 KiB reached: the rest is not kept\n";
     wait_until("the log is cut", || node.log(&endless).ends_with(marker).then_some(()));
     assert_eq!(http::get(&format!("{}/readyz", node.url())).unwrap().status, 200);
     let other = node.submit(&["--", "echo", "still", "here"]);
     node.succeeded(&other);
     assert_eq!(node.log(&other), "still here\n");
     let checkpointed = node.checkpointed(&endless, 2);
-    assert_eq!(node.log(&endless).len(), (1 << 20) + marker.len(), "{checkpointed:#?}");
+    assert_eq!(node.log(&endless).len(), (64 << 10) + marker.len(), "{checkpointed:#?}");
     for job in [&bomb, &endless] {
         assert_eq!(node.workrs(&["cancel", job]).code, Some(0));
         assert_eq!(node.finished(job).outcome.as_deref(), Some("cancelled"));
