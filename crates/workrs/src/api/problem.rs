@@ -72,6 +72,8 @@ impl Problem {
 
     /// What was asked for cannot be.
     pub fn invalid(field: &str, detail: impl Display) -> Self {
+        // A person sees title and detail: "must be longer than zero" alone would not say what.
+        let detail = format!("{field}: {detail}");
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-job", "the job cannot be accepted", detail).field(field)
     }
 

@@ -13,6 +13,7 @@ use crate::{
     api::{JobView, Quantity, SubmitRequest},
     args::SubmitArgs,
     client::{Client, InputFile, collect_inputs},
+    node::check_path,
 };
 
 /// How often an upload is tried again while no node takes it.
@@ -87,14 +88,19 @@ fn request(args: &SubmitArgs) -> anyhow::Result<Request> {
     for input in &args.inputs {
         inputs.extend(collect_inputs(input)?);
     }
+    let mut script = None;
     if is_command(&args.work) {
         request.command.clone_from(&args.work);
-        return Ok((request, None, inputs));
+    } else {
+        let (file, arguments) = args.work.split_first().context("there is nothing to run")?;
+        request.args = arguments.to_vec();
+        script = Some(self::script(Path::new(file))?);
     }
-    let (file, arguments) = args.work.split_first().context("there is nothing to run")?;
-    request.args = arguments.to_vec();
-    let script = script(Path::new(file))?;
-    Ok((request, Some(script), inputs))
+    // Not every name survives a form, so that the node could not say what is wrong with it.
+    for file in script.iter().chain(&inputs) {
+        check_path(&file.path)?;
+    }
+    Ok((request, script, inputs))
 }
 
 /// Whether the work stands behind `--`, which the parser swallows.

@@ -215,7 +215,7 @@ impl World {
                 Story::Stopped => tokio::time::sleep(Duration::from_secs(5)).await,
                 Story::Cancelled { at } => {
                     self.cancel(&life.records, faults, at).await;
-                    pending().await
+                    pending::<()>().await;
                 }
                 Story::Undisturbed | Story::Killed => pending().await,
             }
@@ -227,18 +227,15 @@ impl World {
             () = self.done(&life.records) => "done",
             () = tokio::time::sleep(STUCK) => panic!("the job is stuck: {:#?}", life.records.get(&self.job).await),
         };
-        match end {
-            "died" => self.kill(life).await,
-            _ => {
-                let stopping = life.node.stop(Duration::from_secs(80));
-                tokio::select! {
-                    biased;
-                    () = self.dies(faults) => self.host.crash(),
-                    _ = stopping => {}
-                }
-                self.host.crash();
-            }
+        if end == "died" {
+            return self.kill(life).await;
         }
+        tokio::select! {
+            biased;
+            () = self.dies(faults) => {}
+            _ = life.node.stop(Duration::from_secs(80)) => {}
+        }
+        self.host.crash();
     }
 
     async fn cancel(&self, records: &Records, faults: &Faults, at: u64) {
@@ -297,7 +294,7 @@ impl World {
 
     /// Every line once, in the log and in the output file.
     async fn check_result(&self, record: &JobRecord) {
-        let expected: String = (1..=self.lines).map(|line| format!("{line}\n")).collect();
+        let expected = (1..=self.lines).map(|line| line.to_string()).collect::<Vec<_>>().join("\n") + "\n";
         let blobs = Blobs::new(self.blobs.clone());
         let mut log = Vec::new();
         loop {

@@ -293,7 +293,8 @@ impl Node {
 
     /// The job's outputs by path.
     pub fn outputs(&self, id: &str) -> BTreeMap<String, Vec<u8>> {
-        let folder = self.folder.join(format!("outputs-{id}"));
+        let folder = self.folder.join("outputs");
+        let _none = fs::remove_dir_all(&folder);
         self.succeed(&["fetch", id, folder.to_str().unwrap()]);
         read_tree(&folder)
     }
