@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds};
 
 /// What this host can do with an engine.
@@ -185,6 +186,9 @@ pub trait Container: Send + Sync {
 /// written meanwhile, of its output.
 #[async_trait]
 pub trait Frozen: Send {
+    /// When the container stopped: what was done before that held nobody up.
+    fn since(&self) -> Instant;
+
     /// Captures, folders into the empty folder `into`, which may be on any file system. What a failed capture leaves
     /// in it is of no use.
     async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError>;

@@ -74,9 +74,15 @@ async fn open_engine(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Vec<St
         disk_pool_bytes: config.disk_pool_bytes,
         helper: std::env::current_exe().context("cannot find this program's own file")?,
     });
-    let engine = engine.await.context("cannot prepare the engine")?;
+    let engine = Arc::new(engine.await.context("cannot prepare the engine")?);
     let warnings = engine.warnings().to_vec();
-    Ok((Arc::new(engine), warnings))
+    let warming = Arc::clone(&engine);
+    tokio::spawn(async move {
+        if let Err(error) = warming.warm_up().await {
+            tracing::warn!(%error, "cannot make the image of this host yet; the first job will try again");
+        }
+    });
+    Ok((engine, warnings))
 }
 
 fn create_dir(dir: &Path, mode: u32) -> std::io::Result<()> {

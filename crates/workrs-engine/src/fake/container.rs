@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds};
 
 use super::{
@@ -196,7 +196,7 @@ impl Container for FakeContainer {
     async fn freeze(&self) -> Result<Box<dyn Frozen + '_>, EngineError> {
         let freeze = || {
             if self.control.change(|phase| phase == Phase::Running, Phase::Frozen) {
-                Ok(FakeFrozen { container: self, thawed: false })
+                Ok(FakeFrozen { container: self, thawed: false, since: Instant::now() })
             } else {
                 Err(EngineError::Host("the container does not run".to_owned()))
             }
@@ -242,6 +242,7 @@ impl Drop for FakeContainer {
 struct FakeFrozen<'a> {
     container: &'a FakeContainer,
     thawed: bool,
+    since: Instant,
 }
 
 impl FakeFrozen<'_> {
@@ -293,6 +294,10 @@ fn read_tree(folder: &Path, within: &Path) -> std::io::Result<Vec<(PathBuf, Vec<
 
 #[async_trait]
 impl Frozen for FakeFrozen<'_> {
+    fn since(&self) -> Instant {
+        self.since
+    }
+
     async fn capture(
         &mut self,
         mode: CheckpointMode,

@@ -20,6 +20,10 @@ use crate::{EngineError, disk::io_error};
 
 /// How long `/usr` is taken to be unchanged after a look at it.
 const TRUSTED: Duration = Duration::from_secs(10);
+/// A copy that is not current is kept this long after a job last ran on it, as that job's checkpoints need it.
+const KEPT_AFTER_USE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// In a copy's folder; its time is that of the last use.
+const USE_MARK: &str = "used";
 /// The books of package managers.
 const BOOKS: [&str; 4] = [
     "/var/lib/dpkg/status",
@@ -66,6 +70,14 @@ impl HostImage {
     /// What is to be mounted at `/usr`, if anything.
     pub(crate) fn live_usr(&self) -> Option<&Path> {
         self.live_usr.as_deref()
+    }
+
+    /// Notes that a job runs on this copy.
+    pub(crate) fn mark_used(&self) {
+        let mark = self.root.with_file_name(USE_MARK);
+        if let Err(error) = fs::write(&mark, "") {
+            tracing::warn!(%error, mark = %mark.display(), "cannot note that a copy of /usr is in use");
+        }
     }
 
     /// Where a file lies that a job sees as `path`.
@@ -136,12 +148,12 @@ impl Images {
         Ok(all)
     }
 
-    /// Takes away the copies that are not current, and what a crash left half-made. No job may use any. The removing
-    /// itself, which takes long, goes on in the background.
+    /// Takes away the copies that are not current and were not used for long, and what a crash left half-made. No job
+    /// may run. The removing itself, which takes long, goes on in the background.
     pub(crate) async fn remove_unused(&self) {
         let _none_is_made_now = self.making.lock().await;
         let current = self.name_now();
-        for name in self.names().into_iter().filter(|name| *name != current) {
+        for name in self.names().into_iter().filter(|name| *name != current && !self.was_used_lately(name)) {
             let _tried_again_next_time = fs::rename(self.folder.join(&name), self.folder.join(format!(".old-{name}")));
         }
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -150,6 +162,12 @@ impl Images {
         let remove = move || doomed.iter().for_each(|path| _ = fs::remove_dir_all(path));
         // Detached: at the end of the process it may be cut off, and is done by the next one.
         std::thread::spawn(remove);
+    }
+
+    fn was_used_lately(&self, name: &str) -> bool {
+        let used = fs::metadata(self.folder.join(name).join(USE_MARK)).and_then(|metadata| metadata.modified());
+        // A time in the future is one of a clock that was set back.
+        used.is_ok_and(|used| used.elapsed().is_ok_and(|since| since < KEPT_AFTER_USE))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -256,6 +274,23 @@ fn note_folders(folder: &Path, depth: u32, note: &mut impl FnMut(&Path)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_copy_stays_while_checkpoints_may_need_it() {
+        let data = tempfile::tempdir().unwrap();
+        let images = Images::open(data.path()).unwrap();
+        for (name, days) in [("host-recent", Some(1)), ("host-stale", Some(15)), ("host-never", None)] {
+            fs::create_dir_all(images.folder.join(name).join("root")).unwrap();
+            if let Some(days) = days {
+                images.share(name).mark_used();
+                let mark = fs::File::options().write(true).open(images.folder.join(name).join(USE_MARK)).unwrap();
+                let day = Duration::from_secs(24 * 60 * 60);
+                mark.set_modified(std::time::SystemTime::now() - day * days).unwrap();
+            }
+        }
+        images.remove_unused().await;
+        assert_eq!(images.names(), ["host-recent"]);
+    }
 
     #[test]
     fn a_change_of_usr_changes_its_name() {

@@ -25,6 +25,7 @@ pub(super) struct RuncFrozen<'a> {
     inner: &'a Arc<Inner>,
     _alone: MutexGuard<'a, ()>,
     frozen: bool,
+    since: tokio::time::Instant,
 }
 
 impl<'a> RuncFrozen<'a> {
@@ -38,12 +39,14 @@ impl<'a> RuncFrozen<'a> {
             return Err(EngineError::Host("the container does not run".to_owned()));
         }
         blocking(inner, |inner| {
+            inner.image.mark_used();
             inner.disk.flush()?;
             mapped(inner).map(drop)
         })
         .await?;
         // From here on, as this can be dropped at any await.
-        let mut frozen = Self { inner, _alone: alone, frozen: true };
+        let since = tokio::time::Instant::now();
+        let mut frozen = Self { inner, _alone: alone, frozen: true, since };
         if let Err(error) = inner.group.freeze(deadline).await {
             frozen.thaw_now();
             return Err(EngineError::Host(format!("failed to freeze the container: {error}")));
@@ -77,6 +80,10 @@ impl<'a> RuncFrozen<'a> {
 
 #[async_trait]
 impl Frozen for RuncFrozen<'_> {
+    fn since(&self) -> tokio::time::Instant {
+        self.since
+    }
+
     async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError> {
         let began = Instant::now();
         let images = into.join("memory");

@@ -196,6 +196,7 @@ impl Engine for RuncEngine {
 
     async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError> {
         let image = self.choose_image(&origin).await?;
+        image.mark_used();
         let name = format!("{}-{}", spec.job, spec.attempt);
         let (disk, memory) = match origin {
             Origin::New => (JobDisk::create(&self.shared.pool, &name, spec.disk_bytes).await?, None),

@@ -109,6 +109,7 @@ pub(super) async fn capture(
     let at = fresh::now();
     let began = Instant::now();
     let mut frozen = live.container.freeze().await?;
+    let frozen_since = frozen.since();
     let run_time = live.clock.stop();
     let capture = frozen.capture(mode, &folder, capture_deadline(run.record.spec.memory_bytes)).await;
     let log_bytes = live.pump.drain().await;
@@ -124,7 +125,7 @@ pub(super) async fn capture(
             killed?;
         }
     }
-    let standstill = began.elapsed();
+    let standstill = frozen_since.elapsed();
     let capture = capture?;
     files.parts.extend(capture.parts.into_iter().map(|part| match part {
         CapturedPart::Folder { name, path } => PartSource::Folder { name, path },

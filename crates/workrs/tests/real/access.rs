@@ -33,7 +33,10 @@ fn beyond_loopback_a_node_demands_a_token() {
     let options = ["--listen", "0.0.0.0:0"];
     let refused = Node::new(&options, Images::Shared).command().output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
-    insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @"");
+    insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @r#"
+error: invalid listen: 0.0.0.0:0 can be reached from other machines; set WORKRS_TOKEN to a secret that every request must carry, or listen on 127.0.0.1
+hint: see `workrs up --help`
+"#);
 
     let mut node = Node::new(&options, Images::Shared).with_token("a-secret");
     node.restart();
@@ -43,7 +46,7 @@ fn beyond_loopback_a_node_demands_a_token() {
         assert_eq!(answer.status, 401, "{answer:?}");
         let answer = Request::post(&jobs).token(token).json(r#"{"command": ["true"]}"#).send().unwrap();
         assert_eq!(answer.status, 401, "{answer:?}");
-        insta::allow_duplicates! { insta::assert_snapshot!(answer.problem(), @""); }
+        insta::allow_duplicates! { insta::assert_snapshot!(answer.problem(), @"401: the request is not allowed: it carries no valid token (send the node's token as 'Authorization: Bearer …', or set WORKRS_TOKEN)"); }
     }
     assert_eq!(Request::get(&jobs).token(Some("a-secret")).send().unwrap().status, 200);
     assert_eq!(http::get(&format!("{}/healthz", node.url())).unwrap().status, 200);
