@@ -1,0 +1,70 @@
+# The project's entry points. `make` alone lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# rustup puts cargo here, and a shell that was open before does not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# Jobs need namespaces, mounts and CRIU, hence root. Whoever is not root builds as themselves and runs tests by sudo.
+ifneq ($(shell id -u),0)
+RUN_AS_ROOT := --config "target.'cfg(all())'.runner = ['sudo', '--preserve-env']"
+endif
+
+.PHONY: help
+help: ## List these targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	    printf '  make %-9s %s\n' "$$target" "$$text"; \
+	done
+
+.PHONY: setup
+setup: ## Install what this machine lacks: runc, CRIU, Rust, … (quick when all is there; root or sudo)
+	@scripts/setup.sh
+
+# The dev profile optimises the dependencies that hash and compress, so it is quick enough to run, and it shares its
+# build with `make test`. `make release` takes longer and makes the program to install.
+.PHONY: build
+build: ## Build target/debug/workrs, quick to build
+	$(CARGO) build --locked --bin workrs
+
+.PHONY: release
+release: ## Build target/release/workrs, the program to install
+	$(CARGO) build --locked --release --bin workrs
+
+.PHONY: demo
+demo: setup build ## Watch a job outlive its node (root or sudo)
+	@scripts/demo.py $(TARGET_DIR)/debug/workrs
+
+.PHONY: test
+test: setup lint ## Run all tests, the real ones with runc and CRIU, too (root or sudo)
+	$(CARGO) test --workspace --locked $(RUN_AS_ROOT)
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
+
+.PHONY: bench
+bench: ## Measure checkpoints and restores, next to podman's
+	@scripts/setup.sh --bench
+	@scripts/bench.sh
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Check format and lints; any warning is an error
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+.PHONY: deny
+deny: ## Check the dependencies' licences and advisories (needs cargo-deny and the network)
+	@command -v cargo-deny >/dev/null || { \
+	    echo "error: cargo-deny is not installed" >&2; \
+	    echo "hint: cargo install --locked cargo-deny (it builds for some minutes)" >&2; \
+	    exit 1; }
+	$(CARGO) deny --locked check
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
