@@ -194,7 +194,8 @@ struct Sink {
 
 impl Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.len >= self.limit {
+        // At the limit itself the marker is still to come; it takes the log beyond.
+        if self.len > self.limit {
             return Ok(());
         }
         let room = usize::try_from(self.limit - self.len).unwrap_or(usize::MAX);
@@ -230,6 +231,19 @@ mod tests {
         drop(writer);
         assert_eq!(pump.finish().await.unwrap(), 111);
         assert_eq!(std::fs::read(pump.path()).unwrap(), b"hello world");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_just_full_says_so_once_more_comes() {
+        let (mut pump, mut writer, _folder) = start(104);
+        for piece in [b"xxxx", b"more", b"more"] {
+            writer.write_all(piece).unwrap();
+            pump.drain().await.unwrap();
+        }
+        drop(writer);
+        pump.finish().await.unwrap();
+        let kept = std::fs::read_to_string(pump.path()).unwrap();
+        assert_eq!(kept, "xxxx\n[workrs] log limit of 104 B reached: the rest is not kept\n");
     }
 
     #[tokio::test]
