@@ -40,7 +40,7 @@ demo: setup build ## Watch a job outlive its node (root or sudo)
 
 .PHONY: test
 test: setup lint ## Run all tests, the real ones with runc and CRIU, too (root or sudo)
-	$(CARGO) test --workspace --locked $(RUN_AS_ROOT)
+	$(CARGO) test --workspace --locked --no-fail-fast $(RUN_AS_ROOT)
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
 
 .PHONY: bench

@@ -34,6 +34,8 @@ const MAX_TEXT: usize = 64 << 10;
 const HEAD: usize = 64;
 /// How long a submit waits for a state store that does not answer.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(20);
+/// How long a refused upload may go on.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// The header of an input part that carries its permission bits in octal.
 pub const MODE_HEADER: &str = "x-workrs-mode";
 
@@ -56,8 +58,12 @@ pub async fn submit(
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let received = if content_type.starts_with("multipart/form-data") {
-        let form = Multipart::from_request(request, &()).await.map_err(Problem::bad_request)?;
-        receive(&api.blobs, form, query.id).await?
+        let mut form = Multipart::from_request(request, &()).await.map_err(Problem::bad_request)?;
+        let received = receive(&api.blobs, &mut form, query.id).await;
+        if received.is_err() {
+            drain(&mut form).await;
+        }
+        received?
     } else if content_type.starts_with("application/json") {
         let body = axum::body::to_bytes(request.into_body(), MAX_TEXT).await;
         let body = body
@@ -177,7 +183,7 @@ async fn check_capacity(api: &Api, spec: &JobSpec) -> Result<(), Problem> {
 }
 
 /// Reads a form, streaming its files to blobs.
-async fn receive(blobs: &Blobs, mut form: Multipart, id: Option<String>) -> Result<Received, Problem> {
+async fn receive(blobs: &Blobs, form: &mut Multipart, id: Option<String>) -> Result<Received, Problem> {
     let mut id = id;
     let mut upload: Option<Upload> = None;
     let mut script = None;
@@ -232,6 +238,18 @@ async fn receive(blobs: &Blobs, mut form: Multipart, id: Option<String>) -> Resu
         None => Upload::new(blobs, choose_id(id.or_else(|| request.id.take()))?),
     };
     Ok(Received { request, script, upload })
+}
+
+/// Throws away what a refused upload still sends, for a while: a client that finds the connection closed while it
+/// writes never reads why.
+async fn drain(form: &mut Multipart) {
+    let rest = async {
+        while let Ok(Some(mut field)) = form.next_field().await {
+            while let Ok(Some(_)) = field.chunk().await {}
+        }
+    };
+    // Whoever takes longer finds the connection closed.
+    let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 fn broken(error: impl std::fmt::Display) -> Problem {

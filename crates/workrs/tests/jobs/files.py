@@ -92,6 +92,7 @@ lost_while_held = free_while_held - free_bytes()
 for file, _ in held:
     file.close()
 lost = free_at_first - free_bytes()
-# What runtimes note beside the job takes a few blocks.
-assert lost_while_held < 1 << 20 and lost < 1 << 20, f"the disk lost {lost_while_held} bytes, then {lost}"
+# What runtimes note beside the job takes a few blocks. Elsewhere than in a job, others use the same disk.
+alone = "WORKRS_JOB_ID" in os.environ
+assert not alone or max(lost_while_held, lost) < 1 << 20, f"the disk lost {lost_while_held} bytes, then {lost}"
 print("all files are right and no space is lost", flush=True)

@@ -155,7 +155,7 @@ fn a_client_that_vanishes_leaves_nothing() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     for _ in 0..32 {
-        stream.write_all(&[b'x'; 1 << 20]).unwrap();
+        stream.write_all(&vec![b'x'; 1 << 20]).unwrap();
     }
     wait_until("some of it is stored", || (!files_below(&node.data().join("blobs/jobs")).is_empty()).then_some(()));
     drop(stream);

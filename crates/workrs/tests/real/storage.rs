@@ -51,6 +51,15 @@ fn a_full_disk_for_blobs_is_told_and_harms_no_job() {
     let refused = submit(80);
     assert_eq!(refused.status, 507, "{refused:?}");
     tell(&format!("said: {}", refused.problem()));
+    let big = node.scratch().join("big");
+    File::create(&big).unwrap().set_len(80 << 20).unwrap();
+    let said = node.workrs(&["submit", "--disk", "100M", "--input", big.to_str().unwrap(), "--", "true"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.starts_with("error: there is no space left: "), "{said:?}");
+    assert!(
+        said.err.ends_with("hint: free space in the blob store, or hand over less; nothing was accepted\n"),
+        "{said:?}"
+    );
     assert_eq!(node.jobs().len(), 1);
     assert_eq!(http::get(&format!("{}/readyz", node.url())).unwrap().status, 200);
 
