@@ -14,7 +14,7 @@ use workrs_core::{
     manifest::{MappedFile, RestoreNeeds},
 };
 
-use super::{ENGINE, FORMAT, container::Inner};
+use super::{ENGINE, FORMAT, container::Inner, zombies};
 use crate::{
     disk::io_error,
     engine::{Capture, CapturedPart, EngineError, Frozen},
@@ -64,6 +64,10 @@ impl<'a> RuncFrozen<'a> {
 
     /// CRIU's images of the memory, regular files only.
     async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), EngineError> {
+        if let Some(code) = zombies::code_that_would_change(&self.inner.group.processes()) {
+            let text = "and has not been waited for: CRIU would restore it with another code";
+            return Err(EngineError::CannotCapture(format!("a process of it ended with exit code {code} {text}")));
+        }
         fs::create_dir(images).map_err(|error| io_error(images, &error))?;
         let dumped = self.inner.dump(images, deadline).await;
         dumped.map_err(|error| EngineError::CannotCapture(self.inner.runc.why_no_dump(&error)))?;

@@ -21,6 +21,7 @@ mod runtime;
 mod seccomp;
 mod setup;
 mod sweep;
+mod zombies;
 
 use std::{fs, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,5 @@
-"""Forks children and waits for them: some at once, some late as zombies, one that lives as long as the job."""
+"""Forks children and waits for them: some at once, some late as zombies (below 128, as CRIU cannot restore others), one
+that lives as long as the job."""
 import os
 import time
 
@@ -33,7 +34,7 @@ zombie = child(0)
 for n in range(1, steps + 1):
     pids = [child((n * i) % 256) for i in range(1, 4)]
     os.write(writer, n.to_bytes(4, "little"))
-    late, zombie = zombie, child(n % 256)
+    late, zombie = zombie, child(n % 128)
     print(n, [code(pid) for pid in pids], code(late), flush=True)
 os.close(writer)
 print("last", code(zombie), code(lasting), flush=True)

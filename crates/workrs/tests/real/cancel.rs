@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use workrs::api::JobView;
 
 use crate::{
-    harness::{Node, program, wait_until},
+    harness::Node,
     host::{self, tell},
+    tools::{program, wait_until},
 };
 
 /// What the product promises, and what a test machine that does other things beside may add.

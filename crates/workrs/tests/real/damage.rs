@@ -4,10 +4,7 @@ use std::{fs, path::Path};
 
 use workrs::api::JobView;
 
-use crate::{
-    harness::{Node, program},
-    host,
-};
+use crate::{harness::Node, host, tools::program};
 
 const STEPS: u32 = 200;
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    harness::{Images, Node, program},
+    harness::{Images, Node},
     host,
+    tools::program,
 };
 
 const STEPS: u32 = 120;

@@ -3,9 +3,10 @@
 use std::{fs, io::Write, net::TcpStream};
 
 use crate::{
-    harness::{Node, files_below, program, wait_until},
+    harness::Node,
     host,
     http::{self, BOUNDARY, Request, file_part, text_part},
+    tools::{files_below, program, wait_until},
 };
 
 /// Nothing was accepted, and nothing is left of it.

@@ -8,9 +8,10 @@ use std::{
 use workrs::api::{CheckpointView, JobView};
 
 use crate::{
-    harness::{Node, Random, now_ms, wait_until},
+    harness::Node,
     host::{self, tell},
     programs::{self, Program, Run},
+    tools::{Random, now_ms, wait_until},
 };
 
 const KILLS: u64 = 5;
@@ -71,8 +72,7 @@ fn check_survival(node: &mut Node, programs: &[Program], interval: Duration) {
         let job = node.succeeded(id);
         assert_eq!((job.totals.losses, job.totals.attempts), (KILLS, KILLS + 1), "{}: {job:#?}", program.name);
         let run = Run { log: node.log(id), files: node.outputs(id) };
-        let expected = program.uninterrupted(&scratch);
-        assert!(run == expected, "{}: got\n{run:?}\ninstead of\n{expected:?}", program.name);
+        check_same(program.name, &run, &program.uninterrupted(&scratch));
     }
 }
 
@@ -112,6 +112,17 @@ fn check_resume(before: &JobView, after: &JobView, died_at: u64, due_ms: u64) {
 
 fn longest(job: &JobView, time_ms: impl Fn(&CheckpointView) -> u64) -> u64 {
     job.checkpoints.iter().map(time_ms).max().unwrap_or_default()
+}
+
+/// Every line is there once and in its place, in the log and in the files.
+fn check_same(name: &str, run: &Run, expected: &Run) {
+    let lines = run.log.lines().zip(expected.log.lines()).enumerate();
+    if let Some((number, (got, wanted))) = lines.into_iter().find(|(_, (got, wanted))| got != wanted) {
+        panic!("{name}: line {number} of the log is {got:?} instead of {wanted:?}");
+    }
+    assert_eq!(run.log.len(), expected.log.len(), "{name}: the log has another length");
+    assert!(run.files.keys().eq(expected.files.keys()), "{name}: other files: {:?}", run.files.keys());
+    assert!(run.files == expected.files, "{name}: a file has other contents");
 }
 
 /// Run time at a start: at its checkpoint, or none.

@@ -3,8 +3,9 @@
 use workrs::api::JobView;
 
 use crate::{
-    harness::{Node, program, wait_until},
+    harness::Node,
     host, http,
+    tools::{program, wait_until},
 };
 
 /// A job that is resumed once and then does `then` (see `then.py`).
@@ -89,13 +90,18 @@ fn what_cannot_be_dumped_runs_on_and_says_why() {
         return;
     }
     let node = Node::start(&[]);
-    let job = node.submit(&["--checkpoint", "every=1s", &program("undumpable.py")]);
-    let view = node.wait_for(&job, "a checkpoint failed", |job| job.resumable.yes == Some(false));
-    let reason = view.resumable.reason.unwrap();
-    host::tell(&format!("said: {reason}"));
-    assert!(reason.starts_with("criu: "), "{reason}");
-    let view = node.succeeded(&job);
-    assert_eq!((view.totals.attempts, view.totals.checkpoints), (1, 0), "{view:#?}");
-    assert_eq!(node.log(&job), "holds a message queue\ndone\n");
-    assert_eq!(view.resumable.yes, Some(false));
+    let submit = |what: &str| node.submit(&["--checkpoint", "every=1s", &program("undumpable.py"), what]);
+    let (queue, zombie) = (submit("queue"), submit("zombie"));
+    for (job, why, log) in [
+        (&queue, "criu: ", "done\n"),
+        (&zombie, "a process of it ended with exit code 200 and has not been waited for", "waited for 200\ndone\n"),
+    ] {
+        let view = node.wait_for(job, "a checkpoint failed", |job| job.resumable.yes == Some(false));
+        let reason = view.resumable.reason.unwrap();
+        host::tell(&format!("said: {reason}"));
+        assert!(reason.starts_with(why), "{reason}");
+        let view = node.succeeded(job);
+        assert_eq!((view.totals.attempts, view.totals.checkpoints), (1, 0), "{view:#?}");
+        assert_eq!(node.log(job), log);
+    }
 }

@@ -5,7 +5,7 @@
 //! - [`stop`]: nodes that are told to stop; [`cancel`], [`limits`]: jobs that are.
 //! - [`input`], [`storage`]: what users hand over wrongly, and disks that are full.
 //! - [`access`]: who may use a node and its folder.
-//! - [`harness`], [`host`], [`http`]: a node as a test sees it, this machine, and requests.
+//! - [`harness`], [`host`], [`http`], [`tools`]: a node as a test sees it, this machine, requests, and what all need.
 //!
 //! Nothing is decided by a sleep: conditions are waited for, with deadlines that only a fault reaches.
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -23,3 +23,4 @@ mod limits;
 mod programs;
 mod stop;
 mod storage;
+mod tools;

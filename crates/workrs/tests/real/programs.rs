@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, process::Command};
 
 use crate::{
-    harness::{Node, program, read_tree},
+    harness::Node,
     host::has_program,
+    tools::{program, read_tree},
 };
 
 /// Seconds that the jobs pause each step, and the number of their steps: together twice as long as five deaths take on

@@ -1,8 +1,9 @@
 //! Nodes that are told to stop.
 
 use crate::{
-    harness::{Node, program, wait_until},
+    harness::Node,
     host,
+    tools::{program, wait_until},
 };
 
 const STEPS: u32 = 150;

@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 
 use crate::{
-    harness::{Images, Node, program, wait_until},
+    harness::{Images, Node},
     host::{self, tell},
     http::{self, Request, file_part, text_part},
+    tools::{program, wait_until},
 };
 
 /// The most memory that the process `pid` ever had, in bytes.
