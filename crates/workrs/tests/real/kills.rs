@@ -19,7 +19,7 @@ const KILLS: u64 = 5;
 const INTERVAL: Duration = Duration::from_secs(4);
 const INTERVAL_ALONE: Duration = Duration::from_secs(2);
 /// A node is killed at some moment of so many intervals, once all jobs run.
-const LIFE_INTERVALS: u32 = 2;
+const LIFE_INTERVALS: u32 = 3;
 
 #[test]
 fn jobs_of_every_kind_survive_five_deaths_of_their_node() {

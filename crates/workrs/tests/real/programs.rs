@@ -145,8 +145,8 @@ fn compiler(scratch: &Path) -> Program {
         for function in 0..FUNCTIONS {
             writeln!(
                 source,
-                "unsigned f{file}_{function}(unsigned x) {{ for (unsigned k = 0; k < (x & 7) + {function}; k++) \
-                 x = x * 1664525u + (k & 3 ? {file}u : {function}u); return x; }}"
+                "unsigned f{file}_{function}(unsigned x) {{ unsigned end = (x & 7) + {function}; \
+                 for (unsigned k = 0; k < end; k++) x = x * 1664525u + (k & 3 ? {file}u : {function}u); return x; }}"
             )
             .unwrap();
             writeln!(declarations, "unsigned f{file}_{function}(unsigned);").unwrap();
