@@ -110,6 +110,11 @@ impl Node {
         self
     }
 
+    /// All of the node's files and the test's.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
@@ -154,8 +159,10 @@ impl Node {
             writeln!(script, "mount -t tmpfs -o size={bytes} small '{}' || exit", folder.display()).unwrap();
         }
         script.push_str("exec \"$0\" \"$@\"");
-        let mut command = host::without_configuration("unshare");
-        command.args(["--mount", "--propagation", "slave", "--", "sh", "-c", &script]).arg(&self.program);
+        // Whoever ends the tests by force ends their nodes, too.
+        let mut command = host::without_configuration("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--"]);
+        command.args(["sh", "-c", &script]).arg(&self.program);
         command.args(["up", "--name", &self.name, "--data-dir"]).arg(self.data()).args(&self.options);
         if !self.options.iter().any(|option| option == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -337,6 +344,7 @@ impl Drop for Node {
 fn shared_images() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let made = MADE.get_or_init(|| {
+        host::remove_abandoned();
         let mut node = Node::new(&[], Images::Own);
         let (kept, own) = (host::base().join("images"), node.data().join("images"));
         if kept.exists() {

@@ -116,6 +116,19 @@ pub fn cgroups(name: &str) -> Vec<PathBuf> {
     nodes.filter(|node| node.is_dir()).collect()
 }
 
+/// Removes what tests left that were killed themselves: their nodes, `t<number of the process>-<n>`, died with them.
+pub fn remove_abandoned() {
+    for entry in fs::read_dir(base()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix('t').and_then(|rest| rest.split_once('-')).map(|(process, _)| process);
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            remove_cgroups(&name);
+            // What is still in use is found by nobody's test; the next run tries again.
+            let _in_use = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Removes the cgroups of a node whose processes have ended.
 pub fn remove_cgroups(name: &str) {
     for node in cgroups(name) {

@@ -51,6 +51,27 @@ fn a_node_that_stops_saves_its_jobs() {
     check_own_state(&node, &of_files);
 }
 
+/// What every node is checked for at its end would be found, and is gone without a next node to clean up.
+#[test]
+fn a_killed_node_leaves_no_process_mount_or_loop_device() {
+    if !host::can_run() {
+        return;
+    }
+    let mut node = Node::start(&[]);
+    let job = node.submit(&["--", "sleep", "1000"]);
+    node.running(&job);
+    let leftovers = host::leftovers(node.name(), &node.folder());
+    for kind in ["process", "a mount", "loop device", "cgroup"] {
+        assert!(leftovers.iter().any(|found| found.starts_with(kind)), "no {kind}: {leftovers:#?}");
+    }
+    assert!(leftovers.iter().any(|found| found.contains("sleep 1000")), "{leftovers:#?}");
+    node.kill();
+    wait_until("only cgroups are left", || {
+        let left = host::leftovers(node.name(), &node.folder());
+        left.iter().all(|found| found.starts_with("cgroup")).then_some(())
+    });
+}
+
 fn check_saved(node: &Node, job: &str) {
     let view = node.succeeded(job);
     let [first, second] = view.attempts.as_slice() else { panic!("{view:#?}") };
