@@ -1,6 +1,6 @@
 //! `doctor`: what this machine needs to be a node, and how to mend what is missing.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{fmt::Write as _, io::Write as _, path::PathBuf};
 
 use serde_json::json;
 use workrs_core::spec::parse_size;
@@ -17,13 +17,14 @@ pub async fn doctor(args: DoctorArgs) -> anyhow::Result<u8> {
     let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
     let pool = parse_size(args.disk_pool.as_deref().unwrap_or(DEFAULT_DISK_POOL))?;
     let findings = preflight::check(&data_dir, pool).await;
-    if args.json {
+    let shown = if args.json {
         let findings: Vec<_> = findings.iter().map(as_json).collect();
-        println!("{}", serde_json::Value::from(findings));
+        format!("{}\n", serde_json::Value::from(findings))
     } else {
-        let text: Vec<_> = findings.iter().map(as_text).collect();
-        print!("{}", text.concat());
-    }
+        findings.iter().map(as_text).collect()
+    };
+    // Whoever reads, such as `head`, may have enough.
+    let _ = std::io::stdout().write_all(shown.as_bytes());
     let is_missing = findings.iter().any(|finding| finding.level == Level::Missing);
     Ok(if is_missing { exit_codes::FAILED } else { 0 })
 }

@@ -38,8 +38,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<u8> {
     };
     waiting.abort();
     if !args.no_fetch && job.has_outputs {
-        let files = jobs::fetch_into(&client, &job.id, &args.fetch_to).await?;
-        eprintln!("[workrs] outputs: {} in {}", print::count(files as u64, "file"), args.fetch_to.display());
+        // What the user has is never overwritten.
+        let outputs = client.outputs(&job.id).await?;
+        let folder = match jobs::already_there(&outputs, &args.fetch_to) {
+            None => args.fetch_to.clone(),
+            Some(_) => args.fetch_to.join(format!("workrs-{}", job.id)),
+        };
+        let files = jobs::fetch_into(&client, &job.id, &folder).await?;
+        eprintln!("[workrs] outputs: {} in {}", print::count(files as u64, "file"), folder.display());
     }
     if args.submit.server.json {
         println!("{}", serde_json::to_string(&job)?);
