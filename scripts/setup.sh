@@ -24,7 +24,8 @@ usage() {
 usage: scripts/setup.sh [--check] [--bench] [--criu]
   (none)    install the packages, CRIU and Rust that are missing
   --check   say what is missing, change nothing
-  --bench   also install podman, which the benchmarks compare with
+  --bench   also install what the benchmarks need and compare with: podman, Docker Engine (whose package starts
+            Docker's service where there is systemd; the benchmarks do not use that one), numpy
   --criu    only CRIU
 exit codes: 0 all is there, 1 something failed or (--check) is missing, 2 something is missing and this is not Debian,
   3 this host may not checkpoint (no CAP_SYS_ADMIN), 64 wrong usage
@@ -59,6 +60,7 @@ needed() {
 runc|command -v runc|runs, dumps and restores the containers
 e2fsprogs|command -v mkfs.ext4|makes and checks the jobs' disks
 xfsprogs|command -v mkfs.xfs|makes the file system that clones the jobs' disks
+btrfs-progs|command -v mkfs.btrfs|tests: data folders on btrfs
 util-linux|command -v nsenter|enters a job's namespaces
 mount|command -v losetup|loop devices and mounts
 iproute2|command -v ip|sets up the jobs' network; CRIU calls it
@@ -71,8 +73,15 @@ END
     if [ "$with_bench" = yes ]; then
         echo "podman|command -v podman|a peer in the benchmarks"
         echo "netavark|test -x /usr/lib/podman/netavark|podman's network"
+        echo "docker.io|command -v dockerd && command -v containerd|a peer in the benchmarks"
+        if has_docker_cli_apart; then echo "docker-cli|command -v docker|Docker's command"; fi
+        echo "python3-numpy|test -d /usr/lib/python3/dist-packages/numpy|a measured job's array"
     fi
 }
+
+# Up to Debian 12 it is part of docker.io.
+# shellcheck disable=SC1091 # the file is the host's
+has_docker_cli_apart() { (. /etc/os-release && [ "${VERSION_ID:-99}" -ge 13 ]) 2>/dev/null; }
 
 has_static_libc() { [ -f "$(gcc -print-file-name=libc.a 2>/dev/null)" ]; }
 

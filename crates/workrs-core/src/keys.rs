@@ -6,6 +6,8 @@
 //! running/<incarnation>/<job>                       a running job
 //! owner/<owner>/<job>                               every job
 //! nodes/<node>/<incarnation>                        a live node process, under its lease
+//! faults/<node>                                     how long the node was up and how often it died
+//! run-times/<owner>/<hash of a job name>            how long the last jobs of that name ran
 //! ```
 //! A record and its index keys change in one transaction: [`index_keys`] is what must stand, no more and no less.
 
@@ -14,7 +16,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{Epoch, Incarnation, JobId, NodeId, OperationId},
+    hash::ContentHash,
+    id::{Epoch, Incarnation, JobId, NodeId, OperationId, Owner},
     job::{CheckpointId, JobRecord, JobState},
 };
 
@@ -28,6 +31,19 @@ pub const QUEUE: &str = "queue/";
 pub const NODES: &str = "nodes/";
 /// All index entries of running jobs stand below this.
 pub const RUNNING: &str = "running/";
+
+/// What is known of nodes' faults stands below this.
+pub const FAULTS: &str = "faults/";
+
+/// The key of what is known of a node's faults.
+pub fn faults(node: &NodeId) -> String {
+    format!("{FAULTS}{node}")
+}
+
+/// The key of how long the last successful jobs of a name ran.
+pub fn run_times(owner: &Owner, name: &str) -> String {
+    format!("run-times/{owner}/{}", ContentHash::of(name.as_bytes()))
+}
 
 /// The key of a job's record.
 pub fn job(id: &JobId) -> String {

@@ -10,6 +10,7 @@
 //! - [`plan`]: when the next checkpoint is due.
 //! - [`placement`]: which node may run or resume which job.
 //! - [`manifest`]: what a checkpoint consists of.
+//! - [`ranges`]: sets of bytes of a file.
 
 pub mod hash;
 pub mod id;
@@ -18,4 +19,5 @@ pub mod keys;
 pub mod manifest;
 pub mod placement;
 pub mod plan;
+pub mod ranges;
 pub mod spec;

@@ -31,8 +31,14 @@ pub struct Manifest {
     pub run_ms: u64,
     /// Length of the log at the cut.
     pub log_bytes: u64,
-    /// Blobs that hold the chunks.
+    /// Blobs that hold the chunks: this checkpoint's own, and those of former ones of which it still needs chunks.
     pub packs: Vec<String>,
+    /// Length of each pack, its index included. Empty in manifests of before there was more than one pack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pack_bytes: Vec<u64>,
+    /// The index at the end of each pack. Empty in manifests of before packs had one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pack_indexes: Vec<PackIndex>,
     /// What the engine captured.
     pub parts: Vec<Part>,
     /// Fields that a newer version wrote.
@@ -52,6 +58,17 @@ pub struct RestoreNeeds {
     /// Files of the read-only base that the job had mapped, by their path within it; they must be the same.
     #[serde(default)]
     pub mapped: Vec<MappedFile>,
+}
+
+/// What the end of a pack holds: length and hash of every chunk in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackIndex {
+    /// Number of chunks in the pack.
+    pub chunks: u32,
+    /// Length of the index, as it is stored.
+    pub bytes: u64,
+    /// Hash of the index, as it is stored.
+    pub hash: ContentHash,
 }
 
 /// A file of the read-only base that a job has mapped.
@@ -133,7 +150,10 @@ pub enum InvalidManifest {
     /// A name that is not one path component.
     #[error("{0:?} is not a file name")]
     Name(String),
-    /// Chunks that overlap, run over the end or name no pack.
+    /// Packs whose number or lengths cannot be.
+    #[error("the packs have impossible lengths")]
+    Packs,
+    /// Chunks that overlap, run over the end, name no pack or lie beyond its end.
     #[error("the chunks of {0:?} do not fit")]
     Chunks(String),
 }
@@ -147,6 +167,7 @@ impl Manifest {
         if self.job != *job || self.id != id {
             return Err(InvalidManifest::OtherCheckpoint(self.id));
         }
+        self.check_packs()?;
         for part in &self.parts {
             match part {
                 Part::Folder { name, files } => {
@@ -165,10 +186,28 @@ impl Manifest {
         Ok(())
     }
 
+    fn check_packs(&self) -> Result<(), InvalidManifest> {
+        let agrees = |len| len == 0 || len == self.packs.len();
+        let indexes_fit = self.pack_indexes.is_empty() || self.pack_indexes.len() == self.pack_bytes.len();
+        let mut pairs = self.pack_indexes.iter().zip(&self.pack_bytes);
+        let fits = agrees(self.pack_bytes.len()) && indexes_fit && pairs.all(|(index, bytes)| index.bytes <= *bytes);
+        if fits { Ok(()) } else { Err(InvalidManifest::Packs) }
+    }
+
+    /// Where the chunks of a pack end and its index begins, if that is known.
+    pub fn chunks_end(&self, pack: usize) -> Option<u64> {
+        let index_bytes = self.pack_indexes.get(pack).map_or(0, |index| index.bytes);
+        self.pack_bytes.get(pack)?.checked_sub(index_bytes)
+    }
+
     fn check_content(&self, name: &str, content: &Content) -> Result<(), InvalidManifest> {
         let mut end = 0u64;
         for chunk in &content.chunks {
-            let fits = chunk.at >= end && (chunk.pack as usize) < self.packs.len();
+            let stored_end = chunk.offset.checked_add(u64::from(chunk.stored));
+            let within = |pack_end| stored_end.is_some_and(|end| end <= pack_end);
+            let fits = chunk.at >= end
+                && (chunk.pack as usize) < self.packs.len()
+                && self.chunks_end(chunk.pack as usize).is_none_or(within);
             end = chunk.at.saturating_add(u64::from(chunk.len));
             if !fits || end > content.len {
                 return Err(InvalidManifest::Chunks(name.to_owned()));
@@ -177,13 +216,33 @@ impl Manifest {
         Ok(())
     }
 
-    /// Bytes that a restore brings back, without holes.
-    pub fn size_bytes(&self) -> u64 {
-        let contents = self.parts.iter().flat_map(|part| match part {
+    /// The contents of all files, in order.
+    pub fn contents(&self) -> impl Iterator<Item = &Content> {
+        self.parts.iter().flat_map(|part| match part {
             Part::Folder { files, .. } => files.iter().map(|file| &file.content).collect::<Vec<_>>(),
             Part::Image { content, .. } => vec![content],
-        });
-        contents.flat_map(|content| &content.chunks).map(|chunk| u64::from(chunk.len)).sum()
+        })
+    }
+
+    /// The contents of all files, in order.
+    pub fn contents_mut(&mut self) -> impl Iterator<Item = &mut Content> {
+        self.parts.iter_mut().flat_map(|part| match part {
+            Part::Folder { files, .. } => files.iter_mut().map(|file| &mut file.content).collect::<Vec<_>>(),
+            Part::Image { content, .. } => vec![content],
+        })
+    }
+
+    /// The image of this name.
+    pub fn image(&self, wanted: &str) -> Option<&Content> {
+        self.parts.iter().find_map(|part| match part {
+            Part::Image { name, content } if name == wanted => Some(content),
+            _ => None,
+        })
+    }
+
+    /// Bytes that a restore brings back, without holes.
+    pub fn size_bytes(&self) -> u64 {
+        self.contents().flat_map(|content| &content.chunks).map(|chunk| u64::from(chunk.len)).sum()
     }
 }
 
@@ -211,6 +270,8 @@ mod tests {
             run_ms: 0,
             log_bytes: 0,
             packs: vec!["p".into()],
+            pack_bytes: Vec::new(),
+            pack_indexes: Vec::new(),
             parts: vec![Part::Image {
                 name: "disk".into(),
                 content: Content { len: 40, chunks: vec![chunk(0), chunk(30)] },
@@ -241,6 +302,19 @@ mod tests {
         check(|m| chunks(m)[1].at = 5, &bad_chunks);
         check(|m| chunks(m)[1].at = u64::MAX, &bad_chunks);
         check(|m| chunks(m)[0].pack = 1, &bad_chunks);
+        let index = |bytes| PackIndex { chunks: 1, bytes, hash: ContentHash::of(b"") };
+        let with_packs = |m: &mut Manifest, pack_bytes: &[u64], index_bytes: &[u64]| {
+            m.pack_bytes = pack_bytes.to_vec();
+            m.pack_indexes = index_bytes.iter().map(|bytes| index(*bytes)).collect();
+        };
+        check(|m| with_packs(m, &[1], &[]), &Ok(()));
+        check(|m| with_packs(m, &[9], &[8]), &Ok(()));
+        check(|m| with_packs(m, &[9], &[9]), &bad_chunks);
+        check(|m| with_packs(m, &[0], &[]), &bad_chunks);
+        check(|m| with_packs(m, &[9], &[10]), &Err(InvalidManifest::Packs));
+        check(|m| with_packs(m, &[9, 9], &[]), &Err(InvalidManifest::Packs));
+        check(|m| with_packs(m, &[], &[1]), &Err(InvalidManifest::Packs));
+        check(|m| (m.pack_bytes, chunks(m)[0].offset) = (vec![9], u64::MAX), &bad_chunks);
         check(
             |m| m.parts = vec![Part::Folder { name: "../x".into(), files: vec![] }],
             &Err(InvalidManifest::Name("../x".into())),

@@ -135,6 +135,17 @@ impl Group {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
+    /// Memory of its processes that no file stands for.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        let names: &[&str] = match self.version {
+            Version::V1 => &["total_rss ", "total_shmem "],
+            Version::V2 => &["anon ", "shmem "],
+        };
+        let text = fs::read_to_string(self.memory.join("memory.stat")).unwrap_or_default();
+        let value = |line: &str| names.iter().find_map(|name| line.strip_prefix(name)?.parse::<u64>().ok());
+        text.lines().filter_map(value).sum()
+    }
+
     /// Starts to freeze and waits until every process stands still.
     pub(crate) async fn freeze(&self, deadline: Duration) -> io::Result<()> {
         let began = Instant::now();
@@ -267,6 +278,7 @@ mod tests {
             ("cgroup.events", "populated 1\nfrozen 1\n"),
             ("cgroup.freeze", "0"),
             ("cgroup.kill", ""),
+            ("memory.stat", "anon 4096\nfile 99999\nanon_thp 50\nshmem 1000\n"),
             ("memory.events", "low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"),
         ] {
             fs::write(folder.join(name), content).unwrap();
@@ -282,6 +294,7 @@ mod tests {
         let (root, group) = fixture();
         let read = |name: &str| fs::read_to_string(root.path().join("workrs/n/c").join(name)).unwrap();
         assert_eq!(group.oom_kills(), 3);
+        assert_eq!(group.anonymous_bytes(), 5096);
         group.freeze(Duration::from_secs(1)).await.unwrap();
         assert_eq!(read("cgroup.freeze"), "1");
         group.kill();

@@ -2,6 +2,8 @@
 //! [`run`] with what makes the engine do the same things in its own way.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test suite")]
 
+mod changes;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -93,6 +95,7 @@ pub async fn run(subject: &Subject<'_>) {
     frozen_containers_stand_still(subject).await;
     a_capture_goes_on_exactly(subject).await;
     a_capture_of_files_starts_again(subject).await;
+    changes::captures_tell_what_changed(subject).await;
     frozen_containers_can_be_killed(subject).await;
     dropped_containers_end(subject).await;
     impossible_captures_leave_nothing(subject).await;
@@ -203,7 +206,7 @@ pub fn gather(capture: &Capture, mode: CheckpointMode, folder: &Path) -> Origin 
                     fs::copy(entry.path(), folder.join(name).join(entry.file_name())).unwrap();
                 }
             }
-            CapturedPart::Image { name, path } => _ = fs::copy(path, folder.join(name)).unwrap(),
+            CapturedPart::Image { name, path, .. } => _ = fs::copy(path, folder.join(name)).unwrap(),
         }
     }
     Origin::Captured { folder: folder.to_path_buf(), mode, needs: capture.needs.clone() }

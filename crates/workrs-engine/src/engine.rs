@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds};
+use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds, ranges::ByteRanges};
 
 /// What this host can do with an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,9 @@ pub enum CapturedPart {
         name: String,
         /// Where it lies.
         path: PathBuf,
+        /// Where it may differ from this part of the container's last successful capture, or of the capture that the
+        /// container was prepared from; `None` means anywhere.
+        changed: Option<ByteRanges>,
     },
 }
 
@@ -188,6 +191,9 @@ pub trait Container: Send + Sync {
 pub trait Frozen: Send {
     /// When the container stopped: what was done before that held nobody up.
     fn since(&self) -> Instant;
+
+    /// About how many bytes the folders of a full capture will have.
+    fn memory_bytes(&self) -> u64;
 
     /// Captures, folders into the empty folder `into`, which may be on any file system. What a failed capture leaves
     /// in it is of no use.

@@ -19,7 +19,7 @@ pub mod runc;
 mod cgroup;
 mod disk;
 mod image;
-mod mounts;
+pub mod mounts;
 mod process;
 
 pub use self::engine::{

@@ -1,12 +1,13 @@
 //! Mounts of this process's own mount namespace.
 
 use std::{
+    ffi::CString,
     fs, io,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::process::{Tool, ToolError};
 
@@ -17,8 +18,40 @@ pub(crate) async fn mount_image(image: &Path, kind: &str, options: &str, at: &Pa
     call.arg(image).arg(at).output().await.map(drop)
 }
 
+/// Mounts an empty file system in memory of at most `bytes`, for its owner only. Only processes in this process's mount
+/// namespace see it.
+pub fn mount_tmpfs(at: &Path, bytes: u64) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let mount = |huge: &str| {
+        let options = CString::new(format!("size={bytes},mode=0700{huge}"))?;
+        Ok(rustix::mount::mount("tmpfs", at, "tmpfs", flags, options.as_c_str())?)
+    };
+    // What is written in large pieces then takes half the time. A kernel without huge pages refuses the option.
+    mount(",huge=within_size").or_else(|_: io::Error| mount(""))
+}
+
+/// Mounts a small file system in memory with nothing taken away, so that what is bound from it into a user namespace
+/// may be given any flags there.
+pub(crate) fn mount_plain_tmpfs(at: &Path, bytes: u64) -> io::Result<()> {
+    let options = CString::new(format!("size={bytes},mode=0755"))?;
+    Ok(rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), options.as_c_str())?)
+}
+
+/// Shows `source` at `at`, too, which is of the same kind: a folder without what is mounted below it, or a file.
+pub(crate) fn bind(source: &Path, at: &Path) -> io::Result<()> {
+    Ok(rustix::mount::mount_bind(source, at)?)
+}
+
+/// Shows the folder `source` at `at`, where nothing can be changed. Whatever the flags of its file system, those of this
+/// mount are the same on every host: a checkpoint carries them, and a user namespace cannot take any away.
+pub(crate) fn bind_read_only(source: &Path, at: &Path) -> io::Result<()> {
+    bind(source, at)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::RELATIME;
+    Ok(rustix::mount::mount_remount(at, flags, c"")?)
+}
+
 /// Unmounts, at once if possible, else as soon as nobody uses it any more. Nothing happens if nothing is mounted.
-pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+pub fn unmount(at: &Path) -> io::Result<()> {
     let unmounted = rustix::mount::unmount(at, UnmountFlags::empty());
     let unmounted = match unmounted {
         Err(rustix::io::Errno::BUSY) => rustix::mount::unmount(at, UnmountFlags::DETACH),

@@ -45,7 +45,7 @@ pub struct Finding {
 
 /// Looks at everything that the runc engine needs. `data_dir` need not exist yet.
 pub async fn check(data_dir: &Path, disk_pool_bytes: u64) -> Vec<Finding> {
-    let mut findings = vec![rights::check(), kernel::version()];
+    let mut findings = vec![rights::check(), rights::passage(), kernel::version()];
     findings.extend(tools::check().await);
     findings.extend(kernel::cgroups());
     findings.extend(kernel::features());

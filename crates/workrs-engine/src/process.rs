@@ -16,6 +16,8 @@ use tokio::process::{Child, Command};
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Deadline of tools that take milliseconds when all is well.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+/// The kernel's `nice` goes from here to 19.
+const HIGHEST_PRIORITY: i32 = -20;
 /// The most of a program's complaint that is quoted, in bytes.
 const MAX_COMPLAINT: usize = 400;
 
@@ -49,11 +51,12 @@ pub(crate) struct Tool {
     program: String,
     arguments: Vec<OsString>,
     deadline: Duration,
+    urgent: bool,
 }
 
 impl Tool {
     pub(crate) fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), deadline: DEFAULT_DEADLINE }
+        Self { program: program.into(), arguments: Vec::new(), deadline: DEFAULT_DEADLINE, urgent: false }
     }
 
     pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -71,12 +74,19 @@ impl Tool {
         self
     }
 
+    /// Lets it run before all else of the node's, if this process may say so: a job stands still meanwhile. On a node
+    /// whose jobs keep all cores busy, it would else take twice as long.
+    pub(crate) fn urgent(mut self) -> Self {
+        self.urgent = true;
+        self
+    }
+
     /// Runs it to its end and gives what it wrote to standard output.
     pub(crate) async fn output(self) -> Result<String, ToolError> {
         let mut command = self.command()?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let call = async {
-            let (child, group) = spawn(&mut command, &self.program)?;
+            let (child, group) = self.spawn(&mut command)?;
             let output = child.wait_with_output().await.map_err(|error| ToolError::Io(self.program.clone(), error))?;
             group.disarm();
             Ok(output)
@@ -93,7 +103,7 @@ impl Tool {
         let error = output.try_clone().map_err(|error| ToolError::Io(self.program.clone(), error))?;
         command.stdout(output).stderr(error);
         let call = async {
-            let (mut child, group) = spawn(&mut command, &self.program)?;
+            let (mut child, group) = self.spawn(&mut command)?;
             // The write ends must be closed here, or the reader would wait for the end of its pipe for ever.
             drop(command);
             let status = child.wait().await.map_err(|error| ToolError::Io(self.program.clone(), error))?;
@@ -104,6 +114,14 @@ impl Tool {
         self.judge(status, String::new())
     }
 
+    /// Starts it in `folder` with this as its standard input. It has no deadline; dropping what this gives kills it.
+    pub(crate) fn start(self, input: OwnedFd, folder: &Path) -> Result<Started, ToolError> {
+        let mut command = self.command()?;
+        command.stdin(input).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(folder);
+        let (child, group) = self.spawn(&mut command)?;
+        Ok(Started { _group: group, _child: child })
+    }
+
     fn command(&self) -> Result<Command, ToolError> {
         let path = find(&self.program).ok_or_else(|| ToolError::NotFound(self.program.clone()))?;
         let mut command = Command::new(path);
@@ -111,6 +129,17 @@ impl Tool {
         command.env_clear().env("PATH", SEARCH_PATH).env("LC_ALL", "C.UTF-8");
         command.process_group(0).kill_on_drop(true);
         Ok(command)
+    }
+
+    fn spawn(&self, command: &mut Command) -> Result<(Child, Group), ToolError> {
+        let child = command.spawn().map_err(|error| ToolError::Io(self.program.clone(), error))?;
+        let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(leader) = leader.filter(|_| self.urgent)
+            && let Err(error) = rustix::process::setpriority_process(Some(leader), HIGHEST_PRIORITY)
+        {
+            tracing::debug!(%error, program = self.program, "no higher priority for a tool");
+        }
+        Ok((child, Group(leader)))
     }
 
     async fn within_deadline<T>(&self, call: impl Future<Output = Result<T, ToolError>>) -> Result<T, ToolError> {
@@ -135,7 +164,16 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     SEARCH_PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
 }
 
+/// A tool that runs. Dropping it kills its whole process group.
+#[derive(Debug)]
+pub(crate) struct Started {
+    // The group goes first: once its leader has been waited for, the number may be another's.
+    _group: Group,
+    _child: Child,
+}
+
 /// Kills a process group unless its leader was seen to end.
+#[derive(Debug)]
 struct Group(Option<Pid>);
 
 impl Group {
@@ -150,12 +188,6 @@ impl Drop for Group {
             let _already_gone = rustix::process::kill_process_group(leader, Signal::KILL);
         }
     }
-}
-
-fn spawn(command: &mut Command, program: &str) -> Result<(Child, Group), ToolError> {
-    let child = command.spawn().map_err(|error| ToolError::Io(program.to_owned(), error))?;
-    let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    Ok((child, Group(leader)))
 }
 
 /// The last bytes of a complaint, on one line.

@@ -7,6 +7,7 @@
 //! - [`conformance`]: the one suite that every state store passes.
 //! - [`envelope`]: how a value stands in a state store: checksum, owner, and which operations wrote it.
 //! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
+//! - [`values`]: small values beside the records, changed by a function of what stood there.
 //! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
 //! - [`checkpoints`]: stores what an engine captured, and brings it back, every byte verified.
 
@@ -19,3 +20,4 @@ pub mod fresh;
 pub mod records;
 pub mod redb;
 pub mod state;
+pub mod values;

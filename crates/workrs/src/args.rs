@@ -38,6 +38,10 @@ pub enum Command {
     Resume(JobArgs),
     /// List the live nodes
     Nodes(ServerArgs),
+    /// Tell how many checkpoints a job should have, and what they change
+    Plan(PlanArgs),
+    /// Kill nodes at random and measure how long jobs take, next to what the models say (needs root, takes hours)
+    Experiment(Box<ExperimentArgs>),
     /// Check what this machine needs to be a node, and say how to mend what is missing
     Doctor(DoctorArgs),
     /// Helper processes of a node
@@ -89,6 +93,22 @@ pub struct UpArgs {
     /// The longest log that is kept of a job
     #[arg(long, env = "WORKRS_LOG_LIMIT", value_name = "SIZE")]
     pub log_limit: Option<String>,
+    /// The most checkpoint data that a job may have in blobs; over it, it runs on without new checkpoints
+    #[arg(long, env = "WORKRS_JOB_CHECKPOINT_QUOTA", value_name = "SIZE")]
+    pub job_checkpoint_quota: Option<String>,
+    /// The most checkpoint data that the jobs of this node may have in blobs, all together
+    #[arg(long, env = "WORKRS_CHECKPOINT_QUOTA", value_name = "SIZE")]
+    pub checkpoint_quota: Option<String>,
+    /// How often nodes are expected to die, before any was seen to; what is seen counts more and more
+    #[arg(long, env = "WORKRS_PRIOR_MTBF", value_name = "DURATION")]
+    pub prior_mtbf: Option<String>,
+    /// How long outputs, log and record of a finished job stay: a duration, or forever
+    #[arg(long, env = "WORKRS_KEEP_FINISHED", value_name = "DURATION")]
+    pub keep_finished: Option<String>,
+    /// A file with the key that blobs are encrypted with (64 hex digits); the key itself can be in
+    /// WORKRS_ENCRYPTION_KEY instead
+    #[arg(long, env = "WORKRS_ENCRYPTION_KEY_FILE", value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
     /// How long a job waits for a node that fits its checkpoint, before it is started clean
     #[arg(long, env = "WORKRS_UNFIT_WAIT", value_name = "DURATION")]
     pub unfit_wait: Option<String>,
@@ -255,4 +275,71 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to plan.
+#[derive(Debug, ClapArgs)]
+pub struct PlanArgs {
+    /// How long the job runs if nothing happens
+    #[arg(long, value_name = "DURATION")]
+    pub work: Option<String>,
+    /// Mean time between faults of its node
+    #[arg(long, value_name = "DURATION")]
+    pub mtbf: Option<String>,
+    /// How long it stands still for a checkpoint
+    #[arg(long, value_name = "DURATION")]
+    pub cost: Option<String>,
+    /// How long a restore takes
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub restore: String,
+    /// How long it takes from a fault to the begin of the restore
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub detect: String,
+    /// How long it takes from the end of the standstill until the checkpoint is of use
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub latency: String,
+    /// Also draw the expected time against the number of checkpoints into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Instead, simulate how --checkpoint auto does over a grid of settings (takes a while)
+    #[arg(long)]
+    pub grid: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to measure.
+#[derive(Debug, ClapArgs)]
+pub struct ExperimentArgs {
+    /// Shortens the 300 s of work and the times between faults alike
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Runs of each plan under each fault rate
+    #[arg(long, default_value_t = 5)]
+    pub repeat: u32,
+    /// Faults are drawn from this
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Faults a second, before they are scaled; the paper's by default
+    #[arg(long, value_delimiter = ',', value_name = "RATE,…")]
+    pub rates: Vec<f64>,
+    /// Some of none, paper, best, 15, auto; all by default
+    #[arg(long, value_delimiter = ',', value_name = "PLAN,…")]
+    pub plans: Vec<String>,
+    /// When a job is given up; after 100 times its work by default
+    #[arg(long, value_name = "DURATION")]
+    pub give_up: Option<String>,
+    /// Where results go; an experiment that was stopped goes on from what is there
+    #[arg(long, value_name = "DIR", default_value = "workrs-experiment")]
+    pub out: PathBuf,
+    /// Where the nodes have their data
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp/workrs-experiment")]
+    pub data_dir: PathBuf,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Further options of the nodes
+    #[arg(last = true, value_name = "OPTIONS OF UP", default_values_t = ["--disk-pool".to_owned(), "512M".to_owned()])]
+    pub node_options: Vec<String>,
 }

@@ -10,15 +10,20 @@ use std::{
 use serde::Deserialize;
 use workrs_core::{
     id::NodeId,
-    spec::{parse_duration, parse_size},
+    plan::rate::DEFAULT_PRIOR_MTBF,
+    spec::{format_duration, parse_duration, parse_size},
 };
+use workrs_store::blobs::BlobKey;
 
-use crate::args::UpArgs;
+use crate::{args::UpArgs, node::CheckpointQuota};
 
 /// Where a node keeps everything unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/workrs";
 /// Space for job disks unless told otherwise.
 pub const DEFAULT_DISK_POOL: &str = "16G";
+const DEFAULT_KEEP_FINISHED: &str = "30d";
+/// What `keep-finished` takes instead of a duration.
+const FOREVER: &str = "forever";
 const DEFAULT_LISTEN: &str = "127.0.0.1:7480";
 const MIN_LEASE: Duration = Duration::from_secs(2);
 
@@ -49,6 +54,14 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// The longest log that is kept of a job.
     pub log_limit_bytes: u64,
+    /// How much checkpoint data jobs may have.
+    pub checkpoint_quota: CheckpointQuota,
+    /// The mean time between a node's faults that is assumed before any was seen.
+    pub prior_mtbf: Duration,
+    /// How long finished jobs stay; `None` means for ever.
+    pub keep_finished: Option<Duration>,
+    /// What blobs are encrypted with.
+    pub encryption_key: Option<BlobKey>,
     /// How long a job waits for a node that fits its checkpoint.
     pub unfit_wait: Duration,
     /// What jobs may ask for.
@@ -92,6 +105,11 @@ struct FileOptions {
     engine: Option<String>,
     stop_timeout: Option<String>,
     log_limit: Option<String>,
+    job_checkpoint_quota: Option<String>,
+    checkpoint_quota: Option<String>,
+    prior_mtbf: Option<String>,
+    keep_finished: Option<String>,
+    encryption_key_file: Option<PathBuf>,
     unfit_wait: Option<String>,
     labels: BTreeMap<String, String>,
 }
@@ -121,8 +139,25 @@ impl Machine {
     }
 }
 
-/// Resolves the options of `up`; `token` is the value of `WORKRS_TOKEN`.
-pub fn resolve(args: &UpArgs, token: Option<String>, machine: &Machine) -> Result<Config, ConfigError> {
+/// What comes from the environment only, as command lines can be read by every user of the machine.
+#[derive(Default)]
+pub struct Secrets {
+    /// `WORKRS_TOKEN`.
+    pub token: Option<String>,
+    /// `WORKRS_ENCRYPTION_KEY`.
+    pub encryption_key: Option<String>,
+}
+
+impl Secrets {
+    /// Those of this process. What is set to nothing counts as not set.
+    pub fn here() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self { token: variable("WORKRS_TOKEN"), encryption_key: variable("WORKRS_ENCRYPTION_KEY") }
+    }
+}
+
+/// Resolves the options of `up`.
+pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Config, ConfigError> {
     let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
     let text = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
@@ -131,9 +166,10 @@ pub fn resolve(args: &UpArgs, token: Option<String>, machine: &Machine) -> Resul
     let duration = |option, text: String| parse_duration(&text).map_err(|error| value(option, error.to_string()));
     let size = |option, text: String| parse_size(&text).map_err(|error| value(option, error.to_string()));
 
+    let default_mtbf = format_duration(DEFAULT_PRIOR_MTBF);
     let listen = text(&args.listen, &file.listen, DEFAULT_LISTEN);
     let listen: SocketAddr = listen.parse().map_err(|_| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
-    let token = token.filter(|token| !token.is_empty());
+    let token = secrets.token;
     if !listen.ip().is_loopback() && token.is_none() {
         let reason = format!(
             "{listen} can be reached from other machines; set WORKRS_TOKEN to a secret that every request must carry, \
@@ -175,10 +211,48 @@ pub fn resolve(args: &UpArgs, token: Option<String>, machine: &Machine) -> Resul
         lease,
         stop_timeout: duration("stop-timeout", text(&args.stop_timeout, &file.stop_timeout, "80s"))?,
         log_limit_bytes: size("log-limit", text(&args.log_limit, &file.log_limit, "64M"))?,
+        checkpoint_quota: CheckpointQuota {
+            job_bytes: args
+                .job_checkpoint_quota
+                .clone()
+                .or(file.job_checkpoint_quota)
+                .map(|text| size("job-checkpoint-quota", text))
+                .transpose()?,
+            node_bytes: args
+                .checkpoint_quota
+                .clone()
+                .or(file.checkpoint_quota)
+                .map(|text| size("checkpoint-quota", text))
+                .transpose()?,
+        },
+        prior_mtbf: duration("prior-mtbf", text(&args.prior_mtbf, &file.prior_mtbf, &default_mtbf))?,
+        keep_finished: match text(&args.keep_finished, &file.keep_finished, DEFAULT_KEEP_FINISHED) {
+            keep if keep == FOREVER => None,
+            keep => Some(duration("keep-finished", keep)?),
+        },
+        encryption_key: encryption_key(
+            args.encryption_key_file.as_deref().or(file.encryption_key_file.as_deref()),
+            secrets.encryption_key,
+        )?,
         unfit_wait: duration("unfit-wait", text(&args.unfit_wait, &file.unfit_wait, "10m"))?,
         labels: labels(&args.labels, file.labels)?,
         data_dir,
     })
+}
+
+fn encryption_key(file: Option<&Path>, variable: Option<String>) -> Result<Option<BlobKey>, ConfigError> {
+    let text = match (file, variable) {
+        (Some(_), Some(_)) => {
+            let reason = "WORKRS_ENCRYPTION_KEY is set too; give one of them".to_owned();
+            return Err(ConfigError::Value { option: "encryption-key-file", reason });
+        }
+        (Some(path), None) => std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::File { path: path.to_owned(), reason: error.to_string() })?,
+        (None, Some(text)) => text,
+        (None, None) => return Ok(None),
+    };
+    let invalid = |reason| ConfigError::Value { option: "encryption key", reason };
+    BlobKey::parse(&text).map(Some).map_err(|error| invalid(error.to_string()))
 }
 
 fn labels(flags: &[String], file: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -209,7 +283,8 @@ mod tests {
         let args = Args::parse_from([&["workrs", "up"], flags].concat());
         let Command::Up(up) = args.command else { unreachable!() };
         let machine = Machine { hostname: "edge-1".into(), cores: 4, memory_bytes: 8 << 30 };
-        resolve(&up, token.map(str::to_owned), &machine)
+        let secrets = Secrets { token: token.map(str::to_owned), encryption_key: None };
+        resolve(&up, secrets, &machine)
     }
 
     #[test]
@@ -223,7 +298,6 @@ mod tests {
     #[test]
     fn beyond_loopback_a_token_is_needed() {
         assert!(resolve_flags(&["--listen", "0.0.0.0:1"], None).is_err());
-        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("")).is_err());
         assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("s3cret")).is_ok());
     }
 
@@ -241,6 +315,21 @@ mod tests {
     }
 
     #[test]
+    fn the_encryption_key_comes_from_a_file_or_the_environment_but_not_from_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = "ab".repeat(32);
+        std::fs::write(&path, format!("{key}\n")).unwrap();
+        assert!(encryption_key(None, None).unwrap().is_none());
+        assert!(encryption_key(Some(&path), None).unwrap().is_some());
+        assert!(encryption_key(None, Some(key.clone())).unwrap().is_some());
+        assert!(encryption_key(Some(&path), Some(key)).is_err());
+        let error = encryption_key(None, Some("short".to_owned())).unwrap_err().to_string();
+        assert!(error.contains("encryption key") && !error.contains("short"), "{error}");
+        assert!(encryption_key(Some(Path::new("/nowhere/key")), None).is_err());
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_named() {
         for (flag, value) in [
             ("--cpus", "0"),
@@ -249,6 +338,8 @@ mod tests {
             ("--name", "a/b"),
             ("--engine", "magic"),
             ("--label", "x"),
+            ("--checkpoint-quota", "some"),
+            ("--keep-finished", "ever"),
         ] {
             let error = resolve_flags(&[flag, value], None).unwrap_err().to_string();
             assert!(error.contains(&flag[2..]), "{flag}: {error}");

@@ -3,6 +3,7 @@
 //! - [`node`]: the loops of a node; [`joblog`]: what jobs print.
 //! - [`api`]: the HTTP API; [`client`]: its other end.
 //! - [`cli`]: the commands; [`args`]: their options; [`config`]: options, environment and file resolved into one value.
+//! - [`simulate`]: simulated jobs under faults, on the planner's own code.
 //! - [`wire`]: the only place that turns configuration into stores and engines.
 
 pub mod api;
@@ -14,4 +15,5 @@ pub mod exit_codes;
 pub mod joblog;
 pub mod metrics;
 pub mod node;
+pub mod simulate;
 pub mod wire;

@@ -36,6 +36,9 @@ pub static STANDSTILL_MS: Counter =
 /// What this node uploaded for checkpoints.
 pub static UPLOADED_BYTES: Counter =
     Counter::new("workrs_checkpoint_uploaded_bytes_total", "Bytes uploaded for checkpoints.");
+/// Parts of checkpoints that were found damaged when they were read back.
+pub static DAMAGED_CHUNKS: Counter =
+    Counter::new("workrs_checkpoint_damaged_chunks_total", "Chunks of checkpoints that were found damaged.");
 /// Jobs that this node resumed from a checkpoint.
 pub static RESUMES: Counter = Counter::new("workrs_resumes_total", "Jobs that this node resumed from a checkpoint.");
 /// Jobs that finished on this node.
@@ -43,7 +46,16 @@ pub static FINISHED: Counter = Counter::new("workrs_finished_total", "Jobs that 
 
 /// All counters in the form that Prometheus reads.
 pub fn render() -> String {
-    let counters = [&CLAIMS, &CHECKPOINTS, &CHECKPOINT_FAILURES, &STANDSTILL_MS, &UPLOADED_BYTES, &RESUMES, &FINISHED];
+    let counters = [
+        &CLAIMS,
+        &CHECKPOINTS,
+        &CHECKPOINT_FAILURES,
+        &STANDSTILL_MS,
+        &UPLOADED_BYTES,
+        &DAMAGED_CHUNKS,
+        &RESUMES,
+        &FINISHED,
+    ];
     let mut text = String::new();
     for Counter { name, help, value } in counters {
         // Writing to a string cannot fail.

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use workrs_core::hash::ContentHash;
 use workrs_engine::{Engine, absent::AbsentEngine, preflight, runc};
 use workrs_store::{
-    blobs::Blobs,
+    blobs::{BlobError, Blobs},
     fresh,
     records::Records,
     redb::RedbStore,
@@ -23,6 +23,8 @@ use crate::{
 
 /// The key of the group's id, which state and blobs must share.
 const GROUP_KEY: &str = "group/id";
+/// The blob that stands where blobs are encrypted, encrypted like the others.
+const KEY_BLOB: &str = "encrypted";
 /// The blob that says to which group the blobs belong.
 const GROUP_BLOB: &str = "group-id";
 
@@ -44,19 +46,29 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
     let work_dir = dir.join("work");
     create_dir(&work_dir, 0o700).with_context(|| format!("cannot create {}", work_dir.display()))?;
     let blobs = Blobs::open(&config.blobs).with_context(|| format!("cannot open the blobs at {}", config.blobs))?;
+    let blobs = match &config.encryption_key {
+        Some(key) => blobs.with_key(key.clone()),
+        None => blobs,
+    };
     let state = open_state(&config.state).await?;
     check_group(&*state, &blobs).await?;
+    check_key(&blobs, config.encryption_key.is_some()).await?;
     let (engine, warnings) = open_engine(config).await?;
+    let memory_dir = memory_dir(config);
     let node = NodeConfig {
         id: config.name.clone(),
         address: format!("http://{}", config.listen),
         cpus_milli: config.cpus_milli,
-        memory_bytes: config.memory_bytes,
+        memory_bytes: config.memory_bytes - memory_dir.as_ref().map_or(0, |_| memory_dir_bytes(config.memory_bytes)),
         labels: config.labels.clone(),
         lease: config.lease,
         log_limit_bytes: config.log_limit_bytes,
         unfit_wait: config.unfit_wait,
         work_dir,
+        memory_dir,
+        checkpoint_quota: config.checkpoint_quota,
+        prior_mtbf: config.prior_mtbf,
+        keep_finished: config.keep_finished,
     };
     let parts = NodeParts { records: Records::new(state), blobs, engine };
     Ok(Wired { parts, node, warnings })
@@ -85,6 +97,30 @@ async fn open_engine(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Vec<St
     Ok((engine, warnings))
 }
 
+/// The memory that small dumps may take: a sixteenth of that for jobs, at most 256 MiB. With little memory there is none.
+fn memory_dir_bytes(memory_bytes: u64) -> u64 {
+    const SMALLEST: u64 = 32 << 20;
+    const LARGEST: u64 = 256 << 20;
+    Some(memory_bytes / 16).filter(|bytes| *bytes >= SMALLEST).map_or(0, |bytes| bytes.min(LARGEST))
+}
+
+/// A folder in memory for small dumps, mounted where only this node and what it starts can see it.
+fn memory_dir(config: &Config) -> Option<PathBuf> {
+    let bytes = memory_dir_bytes(config.memory_bytes);
+    let folder = config.data_dir.join("dumps");
+    if bytes == 0 {
+        return None;
+    }
+    let mounted = create_dir(&folder, 0o700).and_then(|()| workrs_engine::mounts::mount_tmpfs(&folder, bytes));
+    match mounted {
+        Ok(()) => Some(folder),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "no dumps in memory: they go to the disk");
+            None
+        }
+    }
+}
+
 fn create_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir)
@@ -110,7 +146,7 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
     };
     let in_blobs = match blobs.get_unverified(GROUP_BLOB).await {
         Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(workrs_store::blobs::BlobError::Missing(_)) => None,
+        Err(BlobError::Missing(_)) => None,
         Err(error) => return Err(error).context("cannot read the blobs' group"),
     };
     match (in_state, in_blobs) {
@@ -143,6 +179,17 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
     }
 }
 
+/// Once a group's blobs are encrypted, no node without the key may add others that are not.
+async fn check_key(blobs: &Blobs, has_key: bool) -> anyhow::Result<()> {
+    match blobs.get_unverified(KEY_BLOB).await {
+        Err(BlobError::Missing(_)) if has_key => {
+            blobs.put(KEY_BLOB, "yes".into()).await.context("cannot note that the blobs are encrypted").map(drop)
+        }
+        Ok(_) | Err(BlobError::Missing(_)) => Ok(()),
+        Err(error) => Err(error).context("cannot use the group's blobs"),
+    }
+}
+
 async fn put_group(blobs: &Blobs, group: &str) -> anyhow::Result<()> {
     let written = blobs.put(GROUP_BLOB, group.to_owned().into()).await.context("cannot write the blobs' group")?;
     debug_assert_eq!(written.hash, ContentHash::of(group.as_bytes()));
@@ -151,7 +198,21 @@ async fn put_group(blobs: &Blobs, group: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use workrs_store::blobs::BlobKey;
+
     use super::*;
+
+    #[tokio::test]
+    async fn once_blobs_are_encrypted_the_key_is_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Blobs::open(&format!("file://{}", folder.path().display())).unwrap();
+        let with_key = |digits: &str| open().with_key(BlobKey::parse(&digits.repeat(32)).unwrap());
+        check_key(&open(), false).await.unwrap();
+        check_key(&with_key("ab"), true).await.unwrap();
+        check_key(&with_key("ab"), true).await.unwrap();
+        assert!(check_key(&open(), false).await.is_err());
+        assert!(check_key(&with_key("cd"), true).await.is_err());
+    }
 
     #[tokio::test]
     async fn state_and_blobs_of_different_groups_do_not_mix() {

@@ -1,10 +1,11 @@
 //! The job's state machine: one `match` over state and event.
 
 use super::{
-    ATTEMPT_HISTORY, Attempt, CHECKPOINT_HISTORY, Checkpoint, CheckpointId, Holder, IllegalEvent, JobEvent, JobRecord,
-    JobState, KEPT_CHECKPOINTS, LogRange, MAX_CONSECUTIVE_LOSSES, MAX_REASON_LEN, Outcome, Resumable, Standing, Start,
+    ATTEMPT_HISTORY, Attempt, CHECKPOINT_HISTORY, Checkpoint, CheckpointId, FirstForecast, Holder, IllegalEvent,
+    JobEvent, JobRecord, JobState, KEPT_CHECKPOINTS, LogRange, MAX_CONSECUTIVE_LOSSES, MAX_REASON_LEN, Outcome,
+    Resumable, Standing, Start,
 };
-use crate::id::Timestamp;
+use crate::{id::Timestamp, plan::PlanNote};
 
 impl JobRecord {
     /// The record after `event`. An event that the record already reflects changes nothing.
@@ -16,10 +17,18 @@ impl JobRecord {
             }
             (JobState::Running { holder: current, .. }, JobEvent::Claimed { holder, .. }) if current == holder => {}
 
-            (JobState::Running { holder: current, .. }, JobEvent::Started { holder, at }) if current == holder => {
+            (JobState::Running { holder: current, .. }, JobEvent::Started { holder, at, plan })
+                if current == holder =>
+            {
                 if let Some(attempt) = next.attempts.last_mut() {
                     attempt.started_at.get_or_insert(*at);
                 }
+                if let Some(plan) = plan {
+                    next.note_plan(plan);
+                }
+            }
+            (JobState::Running { holder: current, .. }, JobEvent::Planned { holder, plan }) if current == holder => {
+                next.note_plan(plan);
             }
             (JobState::Running { holder: current, .. }, JobEvent::LogMerged { holder }) if current == holder => {
                 next.log = vec![LogRange { epoch: holder.epoch, from: 0 }];
@@ -116,6 +125,18 @@ impl JobRecord {
         self.state = JobState::Running { holder: holder.clone(), since: at, cancel: None };
     }
 
+    /// The newest plan counts; the first forecast stays, so that it can be judged by what came true.
+    fn note_plan(&mut self, plan: &PlanNote) {
+        if self.plan.as_ref().is_some_and(|known| known.at > plan.at) {
+            return;
+        }
+        if let Some(expected_s) = plan.expected_finish_in_s {
+            let end_at = Timestamp::from_millis(plan.at.as_millis().saturating_add((expected_s * 1e3) as u64));
+            self.forecast.get_or_insert(FirstForecast { at: plan.at, end_at });
+        }
+        self.plan = Some(plan.clone());
+    }
+
     /// From `from` on the log is the current epoch's; what others wrote there is void.
     fn set_log_start(&mut self, from: u64) {
         let epoch = self.epoch;
@@ -180,6 +201,9 @@ impl JobRecord {
         };
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.start = start;
+            // The step is told in full, however long the reason is.
+            let around = format!("checkpoint {bad} is bad (); {step}").len();
+            let reason = cut(reason, MAX_REASON_LEN.saturating_sub(around));
             push_note(attempt, &format!("checkpoint {bad} is bad ({reason}); {step}"));
         }
         Ok(())
@@ -264,6 +288,7 @@ impl JobEvent {
         match self {
             Self::Claimed { .. } => "claimed",
             Self::Started { .. } => "started",
+            Self::Planned { .. } => "planned",
             Self::LogMerged { .. } => "given one log",
             Self::CheckpointCommitted { .. } => "checkpointed",
             Self::CheckpointFailed { .. } => "marked as not resumable",
@@ -288,11 +313,16 @@ fn push_note(attempt: &mut Attempt, note: &str) {
 }
 
 fn bounded(reason: &str) -> String {
-    let mut end = reason.len().min(MAX_REASON_LEN);
-    while !reason.is_char_boundary(end) {
+    cut(reason, MAX_REASON_LEN).to_owned()
+}
+
+/// As much of the text's beginning as fits into `len` bytes.
+fn cut(text: &str, len: usize) -> &str {
+    let mut end = text.len().min(len);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    reason[..end].to_owned()
+    &text[..end]
 }
 
 /// How a job ended, in words that fit after "the job".

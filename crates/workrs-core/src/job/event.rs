@@ -3,6 +3,7 @@
 use crate::{
     id::{Epoch, Timestamp},
     job::{BlobRef, Checkpoint, CheckpointId, Holder, Outcome},
+    plan::PlanNote,
 };
 
 /// Something that happened, or is asked for. Applying the same event twice is the same as once.
@@ -21,6 +22,15 @@ pub enum JobEvent {
         holder: Holder,
         /// When.
         at: Timestamp,
+        /// When it is to be checkpointed, and what is to be expected of it.
+        plan: Option<PlanNote>,
+    },
+    /// The holder has thought about the job's checkpoints anew.
+    Planned {
+        /// Who.
+        holder: Holder,
+        /// What came of it.
+        plan: PlanNote,
     },
     /// The log up to where this claim began lies in one segment of this claim: its ranges become one.
     LogMerged {
@@ -99,6 +109,7 @@ impl JobEvent {
         match self {
             Self::Claimed { holder, .. }
             | Self::Started { holder, .. }
+            | Self::Planned { holder, .. }
             | Self::LogMerged { holder }
             | Self::CheckpointCommitted { holder, .. }
             | Self::CheckpointFailed { holder, .. }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     hash::ContentHash,
     id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
+    plan::PlanNote,
     spec::JobSpec,
 };
 
@@ -71,6 +72,12 @@ pub struct JobRecord {
     /// Whether the job could be resumed, as far as is known.
     #[serde(default)]
     pub resumable: Resumable,
+    /// When the job is checkpointed and why, as its holder last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanNote>,
+    /// The first forecast of the job's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<FirstForecast>,
     /// Fields that a newer version wrote.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, serde_json::Value>,
@@ -309,6 +316,15 @@ pub struct Totals {
     pub uploaded_bytes: u64,
 }
 
+/// When a job was first expected to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstForecast {
+    /// When that was said.
+    pub at: Timestamp,
+    /// The expected end, with standstill, faults and recovery.
+    pub end_at: Timestamp,
+}
+
 /// From `from` on, and up to the next range's start, the log is what `epoch` wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRange {
@@ -361,6 +377,8 @@ impl JobRecord {
             losses: 0,
             retried: 0,
             resumable,
+            plan: None,
+            forecast: None,
             unknown: BTreeMap::new(),
         }
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     hash::ContentHash,
     id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
+    plan::PlanNote,
     spec::JobSpec,
 };
 
@@ -51,7 +52,8 @@ fn event() -> impl Strategy<Value = JobEvent> {
     ];
     prop_oneof![
         4 => holders.clone().prop_map(|holder| JobEvent::Claimed { holder, at: AT }),
-        1 => holders.clone().prop_map(|holder| JobEvent::Started { holder, at: AT }),
+        1 => holders.clone().prop_map(|holder| JobEvent::Planned { holder, plan: PlanNote::default() }),
+        1 => holders.clone().prop_map(|holder| JobEvent::Started { holder, at: AT, plan: None }),
         6 => (holders.clone(), 1u64..6, 0u64..100).prop_map(|(holder, seq, log)| {
             let checkpoint = checkpoint(holder.epoch.0, seq, log);
             JobEvent::CheckpointCommitted { holder, checkpoint }
@@ -138,6 +140,7 @@ proptest! {
 fn aimed_holder(event: &mut JobEvent) -> Option<&mut Holder> {
     match event {
         JobEvent::Started { holder, .. }
+        | JobEvent::Planned { holder, .. }
         | JobEvent::LogMerged { holder }
         | JobEvent::CheckpointCommitted { holder, .. }
         | JobEvent::CheckpointFailed { holder, .. }
@@ -165,6 +168,31 @@ fn committed(epoch: u64, seq: u64, log_bytes: u64) -> JobEvent {
     JobEvent::CheckpointCommitted { holder: holder(epoch, 0), checkpoint: checkpoint(epoch, seq, log_bytes) }
 }
 
+fn planned(epoch: u64, at: Timestamp, expected_finish_in_s: Option<f64>) -> JobEvent {
+    let second = 123_456_789.123;
+    let plan = PlanNote {
+        at,
+        next_in_s: Some(second),
+        interval_s: Some(second),
+        work_left_s: Some(second),
+        expected_finish_in_s,
+        reason: "x".repeat(crate::plan::note::MAX_REASON),
+        ..PlanNote::default()
+    };
+    JobEvent::Planned { holder: holder(epoch, 0), plan }
+}
+
+#[test]
+fn the_newest_plan_and_the_first_forecast_stay() {
+    let at = |millis: u64| Timestamp::from_millis(1_000_000 + millis);
+    let plans = [planned(1, at(0), None), planned(1, at(10), Some(2.5)), planned(1, at(20), Some(60.0))];
+    let record = apply_all(apply_all(record(0), &[claimed(1)]), &plans);
+    assert_eq!(record.forecast, Some(FirstForecast { at: at(10), end_at: at(2_510) }));
+    assert_eq!(record.plan.as_ref().map(|plan| plan.at), Some(at(20)));
+    let late = apply_all(record.clone(), &plans[..1]);
+    assert_eq!(late, record, "an older plan that comes late changes nothing");
+}
+
 #[test]
 fn a_lost_node_leads_back_to_the_newest_checkpoint() {
     let record = apply_all(record(0), &[claimed(1), committed(1, 1, 10), committed(1, 2, 20), lost(1), claimed(2)]);
@@ -178,7 +206,7 @@ fn a_bad_checkpoint_steps_down_to_the_one_before_and_then_to_a_clean_start() {
     let fell_back = |seq| JobEvent::FellBack {
         holder: holder(2, 0),
         bad: CheckpointId { epoch: Epoch(1), seq },
-        reason: "hash differs".to_owned(),
+        reason: "hash differs, ".repeat(50),
     };
     let record = apply_all(record(0), &[claimed(1), committed(1, 1, 10), committed(1, 2, 20), lost(1), claimed(2)]);
     let record = apply_all(record, &[fell_back(2)]);
@@ -190,6 +218,7 @@ fn a_bad_checkpoint_steps_down_to_the_one_before_and_then_to_a_clean_start() {
     let attempt = record.attempts.last().unwrap();
     assert_eq!(attempt.start, Start::Clean);
     assert_eq!(attempt.notes.len(), 2, "every step is told: {:?}", attempt.notes);
+    assert!(attempt.notes[0].ends_with("; fell back to checkpoint 1-1"), "{:?}", attempt.notes);
     assert_eq!(record.named_checkpoints().count(), 2, "bad ones stay named until two newer good ones exist");
     let record = apply_all(record, &[committed(2, 1, 5), committed(2, 2, 6), committed(2, 3, 7)]);
     assert_eq!(record.named_checkpoints().count(), KEPT_CHECKPOINTS);
@@ -213,12 +242,12 @@ fn a_node_fault_never_counts_against_the_job_until_the_limit() {
 #[test]
 fn a_late_writer_is_fenced() {
     let record = apply_all(record(0), &[claimed(1), lost(1), claimed(2)]);
-    for event in [committed(1, 1, 1), JobEvent::Started { holder: holder(1, 0), at: AT }] {
+    for event in [committed(1, 1, 1), JobEvent::Started { holder: holder(1, 0), at: AT, plan: None }] {
         assert_eq!(record.apply(&event), Err(IllegalEvent::Fenced { epoch: Epoch(1) }));
     }
     let mut imposter = holder(2, 1);
     imposter.epoch = Epoch(2);
-    let event = JobEvent::Started { holder: imposter, at: AT };
+    let event = JobEvent::Started { holder: imposter, at: AT, plan: None };
     assert_eq!(record.apply(&event), Err(IllegalEvent::Fenced { epoch: Epoch(2) }));
 }
 
@@ -259,7 +288,7 @@ fn a_record_stays_small_whatever_happens() {
         let reason = "x".repeat(10 * MAX_REASON_LEN);
         let failed = JobEvent::CheckpointFailed { holder: holder(epoch, 0), reason: reason.clone() };
         let released = JobEvent::Released { holder: holder(epoch, 0), at: AT, reason };
-        current = apply_all(current, &[failed, released]);
+        current = apply_all(current, &[failed, planned(epoch, AT, Some(1e9)), released]);
     }
     let len = serde_json::to_vec(&current).unwrap().len();
     assert!(len < 8 << 10, "{len} bytes");

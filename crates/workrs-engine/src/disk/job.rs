@@ -5,10 +5,11 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{ID_BASE, JOB_ID, Pool, Reservation, io_error, make_folder, tool_error};
+use workrs_core::ranges::ByteRanges;
+
+use super::{ID_BASE, ImageClone, JOB_ID, Pool, Reservation, io_error, make_folder, reference::References, tool_error};
 use crate::{
     EngineError, mounts,
     process::{Tool, ToolError},
@@ -35,7 +36,7 @@ const MAX_GIVEN_BACK: u64 = 1 << 20;
 pub(crate) struct JobDisk {
     /// The folder of its image, mount point and clones.
     folder: PathBuf,
-    clones: AtomicU64,
+    references: References,
     _reservation: Reservation,
 }
 
@@ -61,8 +62,14 @@ impl JobDisk {
         }
         let disk = Self::new(pool, name, metadata.len())?;
         let (from, to) = (captured.to_path_buf(), disk.image());
-        let moved = tokio::task::spawn_blocking(move || take_over(&from, &to)).await;
-        moved.map_err(io::Error::other).flatten().map_err(|error| io_error(captured, &error))?;
+        let moved = tokio::task::spawn_blocking(move || {
+            take_over(&from, &to)?;
+            // Before anything is changed in it.
+            disk.references.begin_with(&to);
+            Ok(disk)
+        });
+        let moved = moved.await.map_err(io::Error::other).flatten();
+        let disk = moved.map_err(|error| io_error(captured, &error))?;
         check(&disk.image()).await?;
         disk.mount().await?;
         Ok(disk)
@@ -73,7 +80,7 @@ impl JobDisk {
         let folder = pool.folder.join(name);
         // Not over that of a container that is still there.
         fs::create_dir(&folder).map_err(|error| io_error(&folder, &error))?;
-        let disk = Self { folder, clones: AtomicU64::new(0), _reservation: reservation };
+        let disk = Self { references: References::new(folder.clone()), folder, _reservation: reservation };
         make_folder(&disk.mount_point())?;
         Ok(disk)
     }
@@ -104,15 +111,17 @@ impl JobDisk {
         }
     }
 
-    /// Clones the image as it is now, in no time. The clone is the caller's, but goes with the disk at the latest.
-    pub(crate) fn clone_image(&self) -> Result<PathBuf, EngineError> {
-        let path = self.folder.join(format!("clone-{}", self.clones.fetch_add(1, Ordering::Relaxed)));
-        let cloned = File::open(self.image()).and_then(|image| {
-            let clone = File::create_new(&path)?;
-            Ok(rustix::fs::ioctl_ficlone(&clone, &image)?)
-        });
-        cloned.map_err(|error| EngineError::DiskFailed(format!("cloning it: {error}")))?;
-        Ok(path)
+    /// Clones the image as it is now, and compares. While this runs nobody may write to the disk.
+    pub(crate) fn clone_image(&self) -> Result<ImageClone, EngineError> {
+        let cloned = self.references.clone_image(&self.image());
+        cloned.map_err(|error| EngineError::DiskFailed(format!("cloning it: {error}")))
+    }
+
+    /// To be called when the capture with this clone has succeeded. Gives the clone's file, which is the caller's, but goes
+    /// with the disk at the latest and may not be written to, and where it may differ from that of the last successful capture
+    /// or from the image that was adopted; `None`: anywhere.
+    pub(crate) fn captured(&self, clone: ImageClone) -> (PathBuf, Option<ByteRanges>) {
+        self.references.captured(clone)
     }
 
     /// Whether no block or no name is left.

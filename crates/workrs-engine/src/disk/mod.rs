@@ -2,7 +2,12 @@
 //! data folder if its file system can, else in an XFS volume of our own, a preallocated file in the data folder.
 //! Whatever lies here is of use to the running process only; checkpoints are kept elsewhere.
 
+mod extents;
 mod job;
+mod reference;
+
+#[cfg(test)]
+mod real;
 
 use std::{
     fs::{self, File},
@@ -14,7 +19,7 @@ use std::{
 
 use rustix::fs::FallocateFlags;
 
-pub(crate) use self::job::JobDisk;
+pub(crate) use self::{job::JobDisk, reference::ImageClone};
 use crate::{
     EngineError, mounts,
     process::{Tool, ToolError},
@@ -111,7 +116,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes the disk twice: once for the image and once for the clone that is being uploaded.
+    /// Takes the disk twice: once for the image and once for its last clone, which is uploaded and then compared with.
     fn reserve(&self, disk_bytes: u64) -> Result<Reservation, EngineError> {
         let bytes = disk_bytes.saturating_mul(2);
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);

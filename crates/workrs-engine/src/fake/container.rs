@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
-use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds};
+use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds, ranges::ByteRanges};
 
 use super::{
     ENGINE, FORMAT,
@@ -22,6 +22,9 @@ use super::{
     program::{Program, Step},
 };
 use crate::engine::{Capture, CapturedPart, Container, ContainerEnd, EngineError, Frozen};
+
+/// In what the disk's changes are told, in bytes.
+const BLOCK: usize = 4096;
 
 /// A container of a [`super::FakeHost`].
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(super) struct FakeContainer {
     job_folder: PathBuf,
     control: Control,
     destroyed: AtomicBool,
+    /// The disk of the last successful capture, or of the one that this was prepared from.
+    captured: Mutex<Option<Vec<u8>>>,
 }
 
 /// What the program's task, the container and the host share.
@@ -102,10 +107,15 @@ impl Control {
 }
 
 impl FakeContainer {
-    pub(super) fn new(boot: Boot, folder: PathBuf, program: Program) -> Self {
+    pub(super) fn new(boot: Boot, folder: PathBuf, program: Program, captured: Option<Vec<u8>>) -> Self {
         let control = Control { program: Arc::new(Mutex::new(program)), phase: watch::Sender::new(Phase::Prepared) };
         boot.register(control.clone());
-        Self { boot, job_folder: folder.join("job"), folder, control, destroyed: AtomicBool::new(false) }
+        let (job_folder, destroyed) = (folder.join("job"), AtomicBool::new(false));
+        Self { boot, job_folder, folder, control, destroyed, captured: Mutex::new(captured) }
+    }
+
+    fn captured(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self, output: OwnedFd) -> Result<(), EngineError> {
@@ -251,13 +261,15 @@ impl FakeFrozen<'_> {
         self.container.control.change(|phase| phase == Phase::Frozen, Phase::Running);
     }
 
-    fn write(&self, mode: CheckpointMode, into: &Path) -> Result<Capture, EngineError> {
+    /// Gives the bytes of the captured disk, too.
+    fn write(&self, mode: CheckpointMode, into: &Path) -> Result<(Capture, Vec<u8>), EngineError> {
         let program = self.container.control.program();
         let disk = into.join("disk");
         let files = read_tree(&self.container.job_folder, Path::new("")).map_err(|error| host_error(&disk, &error))?;
         let bytes = serde_json::to_vec(&files).unwrap_or_default();
-        std::fs::write(&disk, bytes).map_err(|error| host_error(&disk, &error))?;
-        let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path: disk }];
+        std::fs::write(&disk, &bytes).map_err(|error| host_error(&disk, &error))?;
+        let changed = self.container.captured().as_ref().map(|before| differences(before, &bytes));
+        let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path: disk, changed }];
         if mode == CheckpointMode::Full {
             if let Some(reason) = program.capture_obstacle() {
                 return Err(EngineError::CannotCapture(reason));
@@ -269,11 +281,23 @@ impl FakeFrozen<'_> {
             parts.insert(0, CapturedPart::Folder { name: "memory".to_owned(), path: memory });
         }
         let arch = std::env::consts::ARCH.to_owned();
-        Ok(Capture {
-            needs: RestoreNeeds { engine: ENGINE.to_owned(), format: FORMAT, arch, mapped: Vec::new() },
-            parts,
-        })
+        let needs = RestoreNeeds { engine: ENGINE.to_owned(), format: FORMAT, arch, mapped: Vec::new() };
+        Ok((Capture { needs, parts }, bytes))
     }
+}
+
+/// The blocks in which two disks differ; what only one of them has differs.
+fn differences(before: &[u8], after: &[u8]) -> ByteRanges {
+    let len = before.len().max(after.len());
+    (0..len)
+        .step_by(BLOCK)
+        .filter(|start| block(before, *start) != block(after, *start))
+        .map(|start| start as u64..(start + BLOCK).min(len) as u64)
+        .collect()
+}
+
+fn block(disk: &[u8], start: usize) -> &[u8] {
+    disk.get(start..(start + BLOCK).min(disk.len())).unwrap_or_default()
 }
 
 /// Names and contents of the regular files below `folder`, in order.
@@ -298,6 +322,10 @@ impl Frozen for FakeFrozen<'_> {
         self.since
     }
 
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     async fn capture(
         &mut self,
         mode: CheckpointMode,
@@ -305,7 +333,9 @@ impl Frozen for FakeFrozen<'_> {
         _deadline: Duration,
     ) -> Result<Capture, EngineError> {
         let boot = self.container.boot.clone();
-        boot.call("capture", || self.write(mode, into)).await
+        let (capture, disk) = boot.call("capture", || self.write(mode, into)).await?;
+        *self.container.captured() = Some(disk);
+        Ok(capture)
     }
 
     async fn thaw(mut self: Box<Self>) -> Result<(), EngineError> {

@@ -75,13 +75,17 @@ impl FakeEngine {
             }
         };
         let folder = self.boot.make_folder(&format!("{}-{}", spec.job, spec.attempt))?;
-        if let Origin::Captured { folder: captured, .. } = origin
-            && let Err(refused) = unpack(captured, &folder)
-        {
-            let _ = std::fs::remove_dir_all(&folder);
-            return Err(refused);
+        let captured = match origin {
+            Origin::New => Ok(None),
+            Origin::Captured { folder: captured, .. } => unpack(captured, &folder).map(Some),
+        };
+        match captured {
+            Ok(captured) => Ok(FakeContainer::new(self.boot.clone(), folder, program, captured)),
+            Err(refused) => {
+                let _ = std::fs::remove_dir_all(&folder);
+                Err(refused)
+            }
         }
-        Ok(FakeContainer::new(self.boot.clone(), folder, program))
     }
 
     fn check(&self, needs: &RestoreNeeds) -> Result<(), EngineError> {
@@ -96,8 +100,8 @@ impl FakeEngine {
     }
 }
 
-/// Brings `/job` back from the captured disk, a JSON list of names and contents.
-fn unpack(captured: &Path, folder: &Path) -> Result<(), EngineError> {
+/// Brings `/job` back from the captured disk, a JSON list of names and contents, and gives the disk's bytes.
+fn unpack(captured: &Path, folder: &Path) -> Result<Vec<u8>, EngineError> {
     let refused = |error: String| EngineError::Refused(format!("the fake disk cannot be read: {error}"));
     let bytes = std::fs::read(captured.join("disk")).map_err(|error| refused(error.to_string()))?;
     let files: Vec<(PathBuf, Vec<u8>)> = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
@@ -108,7 +112,7 @@ fn unpack(captured: &Path, folder: &Path) -> Result<(), EngineError> {
         }
         std::fs::write(path, content).map_err(|error| EngineError::Host(error.to_string()))?;
     }
-    Ok(())
+    Ok(bytes)
 }
 
 #[cfg(test)]

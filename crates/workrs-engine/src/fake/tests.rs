@@ -1,7 +1,11 @@
 use std::{io::Read, os::fd::OwnedFd};
 
+use workrs_core::job::CheckpointMode;
+
 use super::*;
-use crate::engine::ContainerEnd;
+use crate::engine::{CapturedPart, ContainerEnd};
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn spec(command: &[&str]) -> ContainerSpec {
     ContainerSpec {
@@ -65,6 +69,34 @@ async fn a_crash_within_a_call_is_told_to_the_test() {
     node.abort();
     assert_eq!(host.containers(), ["job-1"]);
     assert_eq!(host.engine().sweep().await.unwrap(), ["job-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_capture_names_the_blocks_that_changed_since_the_last_that_succeeded() {
+    let folder = tempfile::tempdir().unwrap();
+    let host = FakeHost::new(folder.path());
+    let container = host.engine().prepare(&spec(&["sleep", "1000000"]), Origin::New).await.unwrap();
+    container.start(pipe().1).await.unwrap();
+    // The disk has each byte as a number and a comma, so that "a" ends within its first block.
+    std::fs::write(container.job_folder().join("a"), [10; 1000]).unwrap();
+    std::fs::write(container.job_folder().join("b"), [10; 2000]).unwrap();
+    let mut told = Vec::new();
+    for (a, fault) in [(10, None), (11, Some(Fault::FailAfter)), (11, None), (11, None)] {
+        std::fs::write(container.job_folder().join("a"), [a; 1000]).unwrap();
+        let mut frozen = container.freeze().await.unwrap();
+        if let Some(fault) = fault {
+            host.inject(host.calls().len(), fault);
+        }
+        let capture = frozen.capture(CheckpointMode::Files, folder.path(), DEADLINE).await;
+        told.extend(capture.ok().map(|capture| match &capture.parts[..] {
+            [CapturedPart::Image { changed, .. }] => {
+                changed.as_ref().map(|changed| changed.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>())
+            }
+            parts => panic!("{parts:?}"),
+        }));
+        frozen.thaw().await.unwrap();
+    }
+    assert_eq!(told, [None, Some(vec![(0, 4096)]), Some(vec![])]);
 }
 
 fn words(words: &[&str]) -> Vec<String> {

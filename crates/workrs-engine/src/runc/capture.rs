@@ -1,7 +1,7 @@
 //! A frozen container, and the capture of it.
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,11 +14,16 @@ use workrs_core::{
     manifest::{MappedFile, RestoreNeeds},
 };
 
-use super::{ENGINE, FORMAT, container::Inner, zombies};
+use super::{ENGINE, FORMAT, container::Inner, criu::Criu, vfork, zombies};
 use crate::{
     disk::io_error,
     engine::{Capture, CapturedPart, EngineError, Frozen},
+    process::ToolError,
 };
+
+/// How often a freeze is tried at another moment, and how long after.
+const MORE_MOMENTS: u32 = 50;
+const BETWEEN_MOMENTS: Duration = Duration::from_millis(1);
 
 /// Thaws when dropped.
 pub(super) struct RuncFrozen<'a> {
@@ -26,10 +31,12 @@ pub(super) struct RuncFrozen<'a> {
     _alone: MutexGuard<'a, ()>,
     frozen: bool,
     since: tokio::time::Instant,
+    /// Started beforehand; `None` once used.
+    criu: Option<Result<Criu, ToolError>>,
 }
 
 impl<'a> RuncFrozen<'a> {
-    /// Does beforehand what would hold the frozen job up: writes its disk back and hashes what it has mapped.
+    /// Does beforehand what would hold the frozen job up: writes its disk back, hashes what it has mapped, starts CRIU.
     pub(super) async fn freeze(
         inner: &'a Arc<Inner>,
         alone: MutexGuard<'a, ()>,
@@ -38,20 +45,37 @@ impl<'a> RuncFrozen<'a> {
         if !inner.is_running() {
             return Err(EngineError::Host("the container does not run".to_owned()));
         }
-        blocking(inner, |inner| {
+        let flushed = blocking(inner, |inner| {
             inner.image.mark_used();
             inner.disk.flush()?;
             mapped(inner).map(drop)
-        })
-        .await?;
+        });
+        let (flushed, criu) = tokio::join!(flushed, inner.start_criu());
+        flushed?;
         // From here on, as this can be dropped at any await.
         let since = tokio::time::Instant::now();
-        let mut frozen = Self { inner, _alone: alone, frozen: true, since };
-        if let Err(error) = inner.group.freeze(deadline).await {
+        let mut frozen = Self { inner, _alone: alone, frozen: true, since, criu: Some(criu) };
+        if let Err(error) = frozen.freeze_at_a_good_moment(deadline).await {
             frozen.thaw_now();
             return Err(EngineError::Host(format!("failed to freeze the container: {error}")));
         }
         Ok(frozen)
+    }
+
+    /// One at which CRIU can seize every process, if there is one soon.
+    async fn freeze_at_a_good_moment(&mut self, deadline: Duration) -> io::Result<()> {
+        let group = &self.inner.group;
+        group.freeze(deadline).await?;
+        for _ in 0..MORE_MOMENTS {
+            if !vfork::is_under_way(&group.processes()) {
+                break;
+            }
+            group.thaw()?;
+            tokio::time::sleep(BETWEEN_MOMENTS).await;
+            self.since = tokio::time::Instant::now();
+            group.freeze(deadline).await?;
+        }
+        Ok(())
     }
 
     fn thaw_now(&mut self) {
@@ -63,13 +87,27 @@ impl<'a> RuncFrozen<'a> {
     }
 
     /// CRIU's images of the memory, regular files only.
-    async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), EngineError> {
+    async fn dump(&mut self, images: &Path, deadline: Duration) -> Result<(), EngineError> {
         if let Some(code) = zombies::code_that_would_change(&self.inner.group.processes()) {
             let text = "and has not been waited for: CRIU would restore it with another code";
             return Err(EngineError::CannotCapture(format!("a process of it ended with exit code {code} {text}")));
         }
+        if vfork::is_under_way(&self.inner.group.processes()) {
+            let text = "a process of it waits for a child to start a program, which takes long";
+            return Err(EngineError::CannotCapture(text.to_owned()));
+        }
+        if self.inner.was_cut_off() {
+            return Err(EngineError::CannotCapture("a dump of it was cut off".to_owned()));
+        }
         fs::create_dir(images).map_err(|error| io_error(images, &error))?;
-        let dumped = self.inner.dump(images, deadline).await;
+        let criu = match self.criu.take() {
+            Some(started) => started,
+            None => self.inner.start_criu().await,
+        };
+        let dumped = match criu {
+            Ok(criu) => self.inner.dump(criu, images, deadline).await,
+            Err(error) => Err(error),
+        };
         dumped.map_err(|error| EngineError::CannotCapture(self.inner.runc.why_no_dump(&error)))?;
         let entries = fs::read_dir(images).map_err(|error| io_error(images, &error))?;
         for entry in entries.flatten() {
@@ -88,27 +126,33 @@ impl Frozen for RuncFrozen<'_> {
         self.since
     }
 
+    fn memory_bytes(&self) -> u64 {
+        self.inner.group.anonymous_bytes()
+    }
+
     async fn capture(&mut self, mode: CheckpointMode, into: &Path, deadline: Duration) -> Result<Capture, EngineError> {
         let began = Instant::now();
         let images = into.join("memory");
         // The dump does not write to the job disk, so both go on at once.
-        let disk = blocking(self.inner, |inner| {
+        let late = move || EngineError::CannotCapture(format!("its disk was not written back within {deadline:?}"));
+        let disk = blocking(self.inner, move |inner| {
             inner.disk.flush()?;
+            // The capture has been given up, and the disk may be in use again.
+            if began.elapsed() >= deadline {
+                return Err(late());
+            }
             let clone = inner.disk.clone_image()?;
             Ok((clone, mapped(inner)?, Instant::now()))
         });
         let dump = async { if mode == CheckpointMode::Full { self.dump(&images, deadline).await } else { Ok(()) } };
-        let late = |_| EngineError::CannotCapture(format!("its disk was not written back within {deadline:?}"));
         let (dumped, disk) = tokio::join!(dump, tokio::time::timeout(deadline, disk));
-        let (clone, mapped, disk_done) = disk.map_err(late).flatten()?;
+        let (clone, mapped, disk_done) = disk.map_err(|_| late()).flatten()?;
         let ended =
             if self.inner.is_running() { Ok(()) } else { Err(EngineError::CannotCapture("it has ended".to_owned())) };
-        if let Err(error) = dumped.and(ended) {
-            let _unused = fs::remove_file(clone);
-            return Err(error);
-        }
+        dumped.and(ended)?;
         tracing::debug!(dump = ?began.elapsed(), disk = ?disk_done.duration_since(began), "captured");
-        let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path: clone }];
+        let (path, changed) = self.inner.disk.captured(clone);
+        let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path, changed }];
         let mut needs = RestoreNeeds {
             engine: ENGINE.to_owned(),
             format: FORMAT,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::PidfdFlags;
 use tokio::{
     net::unix::pipe::Receiver,
     sync::{Mutex, watch},
@@ -21,16 +21,17 @@ use tokio::{
 use super::{
     Shared,
     capture::RuncFrozen,
+    dump::freezer,
     end::{Evidence, Status, judge, read_status},
     runtime::Runc,
     setup,
+    stage::Place,
 };
 use crate::{
     cgroup::Group,
     disk::{ID_BASE, JOB_ID, JobDisk, io_error},
     engine::{Container, ContainerEnd, ContainerSpec, EngineError, Frozen},
     image::HostImage,
-    process::ToolError,
 };
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -63,9 +64,13 @@ pub(super) struct RuncContainer {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) shared: Arc<Shared>,
+    /// Its root and disk as it sees them; goes before the disk itself.
+    pub(super) place: Place,
     pub(super) disk: JobDisk,
     pub(super) image: Arc<HostImage>,
     pub(super) group: Group,
+    /// The group's folder in which it is frozen.
+    pub(super) freezer: PathBuf,
     pub(super) runc: Runc,
     /// The bundle's folder.
     pub(super) folder: PathBuf,
@@ -74,9 +79,9 @@ pub(super) struct Inner {
     life: watch::Sender<Life>,
     killed: AtomicBool,
     disk_full: AtomicBool,
-    /// A dump is under way.
-    dumping: AtomicBool,
-    /// A dump was cut off within the job's processes: whatever they do from then on is not their doing.
+    /// A dump was cut off, maybe within the job's processes: whatever they do from then on is not their doing.
+    pub(super) cut_off: AtomicBool,
+    /// They were ended for it.
     harmed: AtomicBool,
     destroyed: AtomicBool,
     /// Held by whoever starts, freezes or destroys.
@@ -94,26 +99,30 @@ impl RuncContainer {
         memory: Option<PathBuf>,
     ) -> Result<Self, EngineError> {
         let folder = shared.run_folder().join(&name);
-        let group = shared.hierarchy.group(&format!("{}/{name}", shared.node_cgroup()));
+        let cgroup = format!("{}/{name}", shared.node_cgroup());
+        let (group, freezer) = (shared.hierarchy.group(&cgroup), freezer(&shared.hierarchy, &cgroup));
+        let place = shared.stage.place(&name, image.root(), &disk.mount_point())?;
         let runc = Runc::new(shared.runc_root(), folder.clone(), name);
         let job_folder = disk.mount_point().join("job");
         let inner = Inner {
             shared,
+            place,
             disk,
             image,
             group,
+            freezer,
             runc,
             folder,
             memory,
             life: watch::Sender::new(Life::Prepared),
             killed: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
-            dumping: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             harmed: AtomicBool::new(false),
             destroyed: AtomicBool::new(false),
             operation: Mutex::new(()),
         };
-        setup::write_bundle(&inner.shared, &inner.image, &inner.disk, spec, &inner.folder)?;
+        setup::write_bundle(&inner.shared, &inner.image, &inner.place, spec, &inner.folder)?;
         // A restored init is the one on the disk.
         let init = inner.memory.is_none().then_some(setup::INIT);
         setup::write_notes(&inner.notes(), init, &spec.attempt)?;
@@ -142,9 +151,7 @@ impl Inner {
     async fn start(self: &Arc<Self>, output: OwnedFd) -> Result<(), EngineError> {
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
-        let shared_root = self.shared.root_in_use.read().await;
         let started = self.runc.run(output, START_DEADLINE).await;
-        drop(shared_root);
         started.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
         self.supervise()?;
         let began = Instant::now();
@@ -163,10 +170,8 @@ impl Inner {
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
         open_to_criu(memory).map_err(|error| io_error(memory, &error))?;
-        let root = self.shared.root_in_use.write().await;
-        let restored = self.runc.restore(memory, output, RESTORE_DEADLINE).await;
-        drop(root);
-        if let Err(error) = restored {
+        self.shared.kernel_notes.lay_out();
+        if let Err(error) = self.runc.restore(memory, output, RESTORE_DEADLINE).await {
             let complaint = self.runc.complaint(&error);
             return Err(match self.runc.why_no_restore() {
                 Some(why) if !self.killed.load(Ordering::SeqCst) => EngineError::Refused(why),
@@ -186,9 +191,7 @@ impl Inner {
     /// Watches the container's first process, whose number runc wrote down, until it ends.
     fn supervise(self: &Arc<Self>) -> Result<(), EngineError> {
         let failed = |error: io::Error| EngineError::Host(format!("failed to watch the container: {error}"));
-        let pid = fs::read_to_string(self.runc.pid_file()).map_err(failed)?;
-        let pid =
-            pid.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let pid = self.runc.init().map_err(failed)?;
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
             // Not a pipe, but all that is asked of it is when it becomes readable.
             Ok(pidfd) => Some(Receiver::from_owned_fd_unchecked(pidfd).map_err(failed)?),
@@ -216,7 +219,7 @@ impl Inner {
         self.group.kill_all(KILL_DEADLINE).await;
         let end = judge(&Evidence {
             status: self.status(),
-            harmed: self.harmed.load(Ordering::SeqCst),
+            harmed: self.harmed.load(Ordering::SeqCst) || self.was_cut_off_within(),
             killed: self.killed.load(Ordering::SeqCst),
             disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.was_full(),
             oom_kills: self.group.oom_kills(),
@@ -232,24 +235,15 @@ impl Inner {
         }
     }
 
-    /// Dumps the frozen processes with CRIU. One that is cut off, by its deadline or by dropping this, stays noted.
-    pub(super) async fn dump(&self, images: &Path, deadline: Duration) -> Result<(), ToolError> {
-        self.dumping.store(true, Ordering::SeqCst);
-        let dumped = self.runc.checkpoint(images, deadline).await;
-        if !matches!(dumped, Err(ToolError::Deadline(..))) {
-            self.dumping.store(false, Ordering::SeqCst);
-        }
-        dumped
-    }
-
     /// Lets the processes go on, unless a dump was cut off within them: then they are ended, and the job resumes from its
     /// last checkpoint. Gives whether they go on.
     pub(super) fn thaw(&self) -> io::Result<bool> {
-        if self.dumping.swap(false, Ordering::SeqCst) && self.runc.dump_was_cut_off_within() {
+        if self.was_cut_off_within() {
             self.harmed.store(true, Ordering::SeqCst);
             self.group.kill();
             return Ok(false);
         }
+        self.cut_off.store(false, Ordering::SeqCst);
         self.group.thaw().map(|()| true)
     }
 
@@ -293,6 +287,7 @@ impl Inner {
         }
         self.runc.delete(DELETE_DEADLINE).await.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
         self.group.remove();
+        self.place.clear().map_err(|error| io_error(&self.folder, &error))?;
         self.disk.remove()?;
         fs::remove_dir_all(&self.folder).map_err(|error| io_error(&self.folder, &error))?;
         self.destroyed.store(true, Ordering::SeqCst);

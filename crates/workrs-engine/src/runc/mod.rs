@@ -8,19 +8,27 @@
 //! | `runc/` | runc's own notes of what runs |
 //! | `engine.lock` | held by the node and its guard, so that two processes never share the rest |
 //!
+//! What a container must reach itself lies in `/run/workrs/<node>`, see `stage`.
+//!
 //! All mounts are made in this process's mount namespace, which should be a private one: then they vanish with the
 //! last process of the node, however it ends.
 
 mod bundle;
 mod capture;
 mod container;
+mod criu;
+mod dump;
 mod end;
 mod guard;
+mod kernel;
 mod mapped;
 mod runtime;
 mod seccomp;
 mod setup;
+pub(crate) mod stage;
 mod sweep;
+mod vfork;
+mod yard;
 mod zombies;
 
 use std::{fs, path::PathBuf, sync::Arc};
@@ -28,7 +36,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds};
 
-use self::{container::RuncContainer, guard::Guard, mapped::MappedFiles};
+use self::{container::RuncContainer, guard::Guard, kernel::KernelNotes, mapped::MappedFiles, stage::Stage};
 use crate::{
     cgroup::Hierarchy,
     disk::{JobDisk, Pool, io_error},
@@ -41,8 +49,10 @@ pub use self::guard::{guard, lo_up};
 
 /// The name in the captures of this engine.
 pub const ENGINE: &str = "runc";
-/// Raised when captures of an older version can no longer be restored.
-pub const FORMAT: u32 = 1;
+/// Raised when older versions of this engine cannot restore what it captures.
+pub const FORMAT: u32 = 2;
+/// The oldest that this one can restore.
+const OLDEST_FORMAT: u32 = 1;
 
 /// How a [`RuncEngine`] is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,14 +84,13 @@ struct Shared {
     images: Arc<Images>,
     hierarchy: Hierarchy,
     mapped: MappedFiles,
-    /// runc, when it restores, mounts the job's disk into the root that all jobs share for a moment. A restore beside it
-    /// fails then ("Unable to mount /proc/self/fd/11: Invalid argument"), and a start would hold the other's disk.
-    root_in_use: tokio::sync::RwLock<()>,
+    kernel_notes: KernelNotes,
+    stage: Stage,
 }
 
 impl Shared {
     fn run_folder(&self) -> PathBuf {
-        self.config.data_dir.join("run")
+        self.config.data_dir.join(runtime::BUNDLES)
     }
 
     fn runc_root(&self) -> PathBuf {
@@ -106,14 +115,10 @@ impl RuncEngine {
         let lock = guard::lock(&config.data_dir).await?;
         let pool = Pool::open(&config.data_dir, config.disk_pool_bytes).await?;
         let images = Arc::new(Images::open(&config.data_dir)?);
-        let shared = Arc::new(Shared {
-            config,
-            pool,
-            images,
-            hierarchy,
-            mapped: MappedFiles::default(),
-            root_in_use: tokio::sync::RwLock::default(),
-        });
+        let stage = Stage::open(&config.node)?;
+        let kernel_notes = KernelNotes::make(stage.folder()).await;
+        let mapped = MappedFiles::default();
+        let shared = Arc::new(Shared { config, pool, images, hierarchy, mapped, kernel_notes, stage });
         for folder in [shared.run_folder(), shared.runc_root()] {
             fs::create_dir_all(&folder).map_err(|error| io_error(&folder, &error))?;
         }
@@ -161,7 +166,7 @@ impl RuncEngine {
 fn check_needs(needs: &RestoreNeeds) -> Result<(), EngineError> {
     let arch = std::env::consts::ARCH;
     let unfit = |text: String| Err(EngineError::Unfit(text));
-    if needs.engine != ENGINE || needs.format != FORMAT {
+    if needs.engine != ENGINE || !(OLDEST_FORMAT..=FORMAT).contains(&needs.format) {
         let (engine, format) = (&needs.engine, needs.format);
         return unfit(format!("it was captured by {engine} in format {format}, here is {ENGINE} in format {FORMAT}"));
     }

@@ -1,7 +1,7 @@
 //! The calls of runc, and what can be learned from its logs and CRIU's.
 
 use std::{
-    fs,
+    fs, io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -9,15 +9,14 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 
+use super::criu;
 use crate::process::{Tool, ToolError};
 
-/// What CRIU is told on every call, beside what the bundle names. The network namespace has nothing but `lo`, which the hook
-/// brings up: dumping it would cost 30-40 ms.
+/// What CRIU is told at a restore, beside what the bundle names: the same as at the dump. The network namespace has nothing
+/// but `lo`, which the hook brings up.
 const CRIU_FLAGS: [&str; 5] = ["--file-locks", "--tcp-established", "--ext-unix-sk", "--empty-ns", "network"];
-/// Complaints of CRIU that mean nothing here.
-const HARMLESS: &str = "RLIMIT_NOFILE";
-/// The most of a log that is quoted, in bytes.
-const MAX_QUOTE: usize = 200;
+/// The folder of the bundles, beside runc's root.
+pub(super) const BUNDLES: &str = "run";
 
 /// One container as runc sees it.
 #[derive(Debug, Clone)]
@@ -54,20 +53,12 @@ impl Runc {
         call.arg("--pid-file").arg(self.pid_file()).arg(&self.name).with_output(output).await
     }
 
-    /// Restores it from CRIU's images.
+    /// Restores it from CRIU's images, which carry the priorities that its processes had.
     pub(super) async fn restore(&self, images: &Path, output: OwnedFd, deadline: Duration) -> Result<(), ToolError> {
-        let call = self.call("restore", deadline).args(["--detach", "--bundle"]).arg(&self.folder);
+        let call = self.call("restore", deadline).urgent().args(["--detach", "--bundle"]).arg(&self.folder);
         let call =
             call.args(CRIU_FLAGS).arg("--image-path").arg(images).arg("--work-path").arg(self.folder.join("restore"));
         call.arg("--pid-file").arg(self.pid_file()).arg(&self.name).with_output(output).await
-    }
-
-    /// Dumps the frozen container, which stays frozen.
-    pub(super) async fn checkpoint(&self, images: &Path, deadline: Duration) -> Result<(), ToolError> {
-        let _absent = fs::remove_file(self.dump_log());
-        let call = self.call("checkpoint", deadline).arg("--leave-running").args(CRIU_FLAGS);
-        let call = call.arg("--image-path").arg(images).arg("--work-path").arg(self.folder.join("dump"));
-        call.arg(&self.name).output().await.map(drop)
     }
 
     /// Makes runc forget the container, killing what is left of it.
@@ -78,26 +69,33 @@ impl Runc {
         self.call("delete", deadline).arg("--force").arg(&self.name).output().await.map(drop)
     }
 
-    fn dump_log(&self) -> PathBuf {
-        self.folder.join("dump/dump.log")
+    /// The container's first process, once it runs.
+    pub(super) fn init(&self) -> io::Result<Pid> {
+        let text = fs::read_to_string(self.pid_file())?;
+        text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Whether a dump that was killed may have left its own code in the job's processes: from the first one that it
-    /// enters to the end.
-    pub(super) fn dump_was_cut_off_within(&self) -> bool {
-        let log = fs::read(self.dump_log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        log.contains(") Dumping task (pid") && !log.contains("Dumping finished successfully")
+    /// Where the container's standard input and output go to, as runc wants it beside CRIU's images: `descriptors.json`.
+    pub(super) fn descriptors(&self) -> io::Result<String> {
+        let state = fs::read(self.root.join(&self.name).join("state.json"))?;
+        let state: serde_json::Value = serde_json::from_slice(&state)?;
+        let descriptors = state.get("external_descriptors").filter(|list| list.is_array());
+        descriptors.map(ToString::to_string).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// What CRIU complained of in the dump, or else what runc did.
+    /// Where CRIU logs a dump.
+    pub(super) fn dump_folder(&self) -> PathBuf {
+        self.folder.join("dump")
+    }
+
+    /// What CRIU complained of in the dump, or else why it was not done.
     pub(super) fn why_no_dump(&self, error: &ToolError) -> String {
-        criu_errors(&self.dump_log()).unwrap_or_else(|| self.complaint(error))
+        criu::complaint(&self.dump_folder().join("dump.log")).unwrap_or_else(|| error.to_string())
     }
 
     /// What CRIU complained of in the restore; `None` if it never came to it.
     pub(super) fn why_no_restore(&self) -> Option<String> {
-        criu_errors(&self.folder.join("restore/restore.log"))
+        criu::complaint(&self.folder.join("restore/restore.log"))
     }
 
     /// What runc logged last, or else how it ended.
@@ -106,20 +104,21 @@ impl Runc {
         let message =
             log.lines().rev().find_map(|line| line.split_once("msg=")).map(|(_, message)| message.trim_matches('"'));
         match message {
-            Some(message) if matches!(error, ToolError::Failed { .. }) => quote(&format!("runc: {message}")),
+            Some(message) if matches!(error, ToolError::Failed { .. }) => criu::quote(&format!("runc: {message}")),
             _ => error.to_string(),
         }
     }
 }
 
-/// Kills the calls of runc on `root` that another process left running, with the CRIU of each. Gives whether there were
-/// any.
+/// Kills the calls of runc on `root` that another process left running, with the CRIU of each, and each CRIU that works in
+/// a bundle beside it. Gives whether there were any.
 pub(super) fn kill_orphans(root: &Path) -> bool {
+    let bundles = root.with_file_name(BUNDLES);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut found = false;
     for process in processes {
         let call = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let is_ours = is_call_of_runc(&call, root);
+        let is_ours = is_call_of_runc(&call, root) || is_criu_in(&process.path(), &bundles);
         let pid = process.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
         // Every call leads a process group.
         if let Some(pid) = pid.filter(|_| is_ours) {
@@ -136,25 +135,10 @@ fn is_call_of_runc(command_line: &[u8], root: &Path) -> bool {
     program && words.next() == Some(b"--root") && words.next() == Some(root.as_os_str().as_bytes())
 }
 
-/// The first errors in a log of CRIU, shortened.
-fn criu_errors(log: &Path) -> Option<String> {
-    let log = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
-    let errors: Vec<_> = log
-        .lines()
-        .filter(|line| !line.contains(HARMLESS))
-        .filter_map(|line| line.split_once(" Error (")?.1.split_once("): "))
-        .map(|(_place, text)| text.trim())
-        .take(2)
-        .collect();
-    (!errors.is_empty()).then(|| quote(&format!("criu: {}", errors.join("; "))))
-}
-
-fn quote(text: &str) -> String {
-    let mut end = text.len().min(MAX_QUOTE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+/// Whether a process, by its folder in `/proc`, is a CRIU below `folder`. It overwrites its command line.
+fn is_criu_in(process: &Path, folder: &Path) -> bool {
+    let link = |name: &str| fs::read_link(process.join(name)).unwrap_or_default();
+    link("cwd").starts_with(folder) && link("exe").file_name().is_some_and(|name| name.as_bytes().starts_with(b"criu"))
 }
 
 #[cfg(test)]
@@ -172,24 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_real_errors_of_criu_are_quoted() {
+    fn only_a_criu_in_one_of_our_bundles_is_an_orphan_of_ours() {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("dump.log");
-        assert_eq!(criu_errors(&log), None);
-        fs::write(
-            &log,
-            "(00.01) Running\n(00.04) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self\n",
-        )
-        .unwrap();
-        assert_eq!(criu_errors(&log), None);
-        fs::write(
-            &log,
-            "(00.04) Error (criu/util.c:1): Can't setup RLIMIT_NOFILE\n\
-             (00.05) Error (criu/files-reg.c:1790): Can't lookup mount=43 for fd=1\n\
-             (00.05) 12: Error (criu/cr-dump.c:1545): Dump files failed\n\
-             (00.06) Error (criu/cr-dump.c:1975): Dumping FAILED.\n",
-        )
-        .unwrap();
-        assert_eq!(criu_errors(&log).unwrap(), "criu: Can't lookup mount=43 for fd=1; Dump files failed");
+        let (bundle, other) = (folder.path().join("run/j-1/dump"), folder.path().join("run2"));
+        fs::create_dir_all(&bundle).unwrap();
+        fs::create_dir(&other).unwrap();
+        let criu = folder.path().join("criu");
+        fs::copy("/bin/sleep", &criu).unwrap();
+        let check = |program: &Path, cwd: &Path, ours: bool| {
+            let mut process = std::process::Command::new(program).arg("100").current_dir(cwd).spawn().unwrap();
+            let entry = Path::new("/proc").join(process.id().to_string());
+            assert_eq!(is_criu_in(&entry, &folder.path().join("run")), ours, "{program:?} in {cwd:?}");
+            process.kill().unwrap();
+            process.wait().unwrap();
+        };
+        check(&criu, &bundle, true);
+        check(&criu, &other, false);
+        check(Path::new("/bin/sleep"), &bundle, false);
     }
 }

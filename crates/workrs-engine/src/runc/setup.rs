@@ -10,9 +10,10 @@ use std::{
 use super::{
     Shared,
     bundle::{self, Host},
+    stage::{Place, Stage},
 };
 use crate::{
-    disk::{ID_BASE, JobDisk, io_error},
+    disk::{ID_BASE, io_error},
     engine::{ContainerSpec, EngineError},
     image::HostImage,
 };
@@ -24,7 +25,7 @@ pub(super) static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/workrs
 pub(super) fn write_bundle(
     shared: &Shared,
     image: &HostImage,
-    disk: &JobDisk,
+    place: &Place,
     spec: &ContainerSpec,
     folder: &Path,
 ) -> Result<(), EngineError> {
@@ -34,16 +35,17 @@ pub(super) fn write_bundle(
     let criu_config = folder.join("criu.conf");
     let cgroup = format!("{}/{}-{}", shared.node_cgroup(), spec.job, spec.attempt);
     let host = Host {
-        root: image.root(),
+        root: &place.root(),
         live_usr: image.live_usr(),
-        disk: &disk.mount_point(),
+        disk: &place.disk(),
         cgroup: &cgroup,
         limits_swap: shared.hierarchy.limits_swap(),
         criu_config: &criu_config,
         helper: &shared.config.helper,
     };
     let config = bundle::config(spec, &host).to_string();
-    for (path, content) in [(&criu_config, criu_options(spec.disk_bytes)), (&folder.join("config.json"), config)] {
+    let options = criu_options(spec.disk_bytes, &shared.stage);
+    for (path, content) in [(&criu_config, options), (&folder.join("config.json"), config)] {
         fs::write(path, content).map_err(|error| io_error(path, &error))?;
     }
     Ok(())
@@ -57,11 +59,15 @@ pub(super) fn write_notes(folder: &Path, init: Option<&[u8]>, attempt: &str) -> 
         .map_err(|error| io_error(folder, &error))
 }
 
-fn criu_options(disk_bytes: u64) -> String {
+fn criu_options(disk_bytes: u64, stage: &Stage) -> String {
     // 32 bits wide in CRIU.
     let ghost_limit = disk_bytes.min(u64::from(u32::MAX));
     // A job without network has nothing to be held back; asking the firewall costs 40-150 ms and needs its tools.
-    format!("ghost-limit {ghost_limit}\nghost-fiemap\nnetwork-lock skip\n")
+    let mut options = format!("ghost-limit {ghost_limit}\nghost-fiemap\nnetwork-lock skip\n");
+    let external = [(bundle::EMPTY, stage.empty()), (bundle::DEV, stage.dev())];
+    options.extend(external.map(|(name, folder)| format!("external \"mnt[{name}]:{}\"\n", folder.display())));
+    options.extend(stage.yard().map(|yard| format!("cgroup-yard \"{}\"\n", yard.display())));
+    options
 }
 
 /// Writes a file of the container's root, anew, so that nothing that the job put there is followed.

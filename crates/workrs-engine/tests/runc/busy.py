@@ -80,4 +80,7 @@ assert os.fstat(locked.fileno()).st_ino == os.stat("/job/locked").st_ino
 taken = subprocess.run(["flock", "--nonblock", "/job/locked", "true"]).returncode
 assert taken != 0, "the lock was lost"
 assert open("/dev/shm/shared", "rb").read(4) == ROUNDS.to_bytes(4, "little")
+# A restore runs at a high priority, what it restores does not.
+stats = [open(f"/proc/{pid}/task/{task}/stat").read() for pid in (os.getpid(), child.pid) for task in os.listdir(f"/proc/{pid}/task")]
+assert {stat.rpartition(") ")[2].split()[16] for stat in stats} == {"0"}, stats
 print("all well")

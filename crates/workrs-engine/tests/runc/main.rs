@@ -8,6 +8,7 @@ mod limits;
 mod node;
 mod reflinks;
 mod resume;
+mod stage;
 mod suite;
 mod timing;
 
@@ -22,7 +23,7 @@ const INSIDE: &str = "WORKRS_TEST_INSIDE";
 
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 12] = [
+const TESTS: [Test; 16] = [
     ("keeps_the_contract_of_an_engine", suite::keeps_the_contract_of_an_engine),
     ("a_job_sees_little_and_can_change_less", limits::a_job_sees_little_and_can_change_less),
     ("an_init_killed_from_outside_is_a_fault_of_the_host", limits::an_init_killed_from_outside_is_a_fault_of_the_host),
@@ -30,7 +31,14 @@ const TESTS: [Test; 12] = [
     ("ends_are_told_apart_after_a_restore", limits::ends_are_told_apart_after_a_restore),
     ("a_busy_job_goes_on_where_it_was", resume::a_busy_job_goes_on_where_it_was),
     ("what_cannot_be_captured_runs_on", resume::what_cannot_be_captured_runs_on),
+    (
+        "a_job_that_starts_programs_all_the_time_is_captured",
+        resume::a_job_that_starts_programs_all_the_time_is_captured,
+    ),
     ("a_dump_that_takes_too_long_is_ended", resume::a_dump_that_takes_too_long_is_ended),
+    ("restores_side_by_side_all_succeed", resume::restores_side_by_side_all_succeed),
+    ("a_data_folder_below_a_closed_one_works", stage::a_data_folder_below_a_closed_one_works),
+    ("what_criu_knows_of_the_kernel_is_laid_out_again", stage::what_criu_knows_of_the_kernel_is_laid_out_again),
     ("a_data_folder_with_reflinks_needs_no_volume", reflinks::a_data_folder_with_reflinks_needs_no_volume),
     ("a_dead_node_leaves_nothing_running", node::a_dead_node_leaves_nothing_running),
     ("a_node_that_starts_sweeps", node::a_node_that_starts_sweeps),

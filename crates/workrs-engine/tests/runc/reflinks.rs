@@ -17,7 +17,7 @@ use crate::{
 
 pub const NODE: &str = "engine-test-reflinks";
 
-fn call(program: &str, arguments: &[&str]) {
+pub fn call(program: &str, arguments: &[&str]) {
     let status = Command::new(program).args(arguments).status().unwrap();
     assert!(status.success(), "{program} {arguments:?}");
 }

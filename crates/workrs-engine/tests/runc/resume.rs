@@ -1,6 +1,6 @@
 //! Jobs that go on after their node died.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use workrs_core::job::CheckpointMode;
 use workrs_engine::{
@@ -10,7 +10,7 @@ use workrs_engine::{
 
 use crate::{
     limits::start,
-    suite::{capture, on_engine, python, wait_for_line},
+    suite::{capture, count, on_engine, python, shell, wait_for_line},
 };
 
 /// More than once, as what depends on timing need not fail at the first try.
@@ -81,12 +81,29 @@ pub fn what_cannot_be_captured_runs_on() {
     });
 }
 
+/// A process that has a child start a program waits for it in a way that CRIU cannot seize.
+pub fn a_job_that_starts_programs_all_the_time_is_captured() {
+    on_engine(async |engine| {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let starts = shell("echo ready; while :; do /bin/true; done");
+        let (container, mut output) = start(&engine, &conformance::spec("starts", 1, starts)).await;
+        wait_for_line(&mut output).await;
+        for round in 0..40 {
+            let began = Instant::now();
+            let into = folder.path().join(round.to_string());
+            conformance::discard(&capture(&*container, CheckpointMode::Full, &into).await);
+            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        }
+        container.destroy().await.unwrap();
+    });
+}
+
 /// Whenever a dump is cut off, the job goes on as if nothing had happened or, if CRIU was within its processes, ends by a
 /// fault of the host; never by one of its own.
 pub fn a_dump_that_takes_too_long_is_ended() {
     on_engine(async |engine| {
         let (mut cut_off, mut vanished) = (0, 0);
-        for deadline_ms in (10..180).step_by(17) {
+        for deadline_ms in (1..61).step_by(6) {
             let folder = tempfile::tempdir_in("/var/tmp").unwrap();
             let mut spec = conformance::spec("late", deadline_ms, python(include_str!("busy.py")));
             spec.memory_bytes = 512 << 20;
@@ -110,6 +127,46 @@ pub fn a_dump_that_takes_too_long_is_ended() {
             container.destroy().await.unwrap();
         }
         println!("of {cut_off} dumps that were cut off, {vanished} took the job with them");
-        assert!(cut_off > 3);
+        assert!(cut_off > 1);
+    });
+}
+
+/// Restores do not get in each other's way, although all jobs have the same root.
+pub fn restores_side_by_side_all_succeed() {
+    const JOBS: u32 = 8;
+    const ROUNDS: u32 = 5;
+    on_engine(async |engine| {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let spec = |attempt| conformance::spec("side", attempt, count(1000, 20));
+        let (container, mut output) = start(&engine, &spec(1)).await;
+        wait_for_line(&mut output).await;
+        let captured = capture(&*container, CheckpointMode::Full, &folder.path().join("into")).await;
+        container.kill().await.unwrap();
+        for round in 0..ROUNDS {
+            let mut prepared = Vec::new();
+            for attempt in (2 + round * JOBS..).take(JOBS as usize) {
+                let from = folder.path().join(attempt.to_string());
+                let origin = conformance::gather(&captured, CheckpointMode::Full, &from);
+                prepared.push((attempt, engine.prepare(&spec(attempt), origin).await.unwrap()));
+            }
+            let began = Instant::now();
+            let mut restores = tokio::task::JoinSet::new();
+            for (attempt, container) in prepared {
+                restores.spawn(async move {
+                    let (mut output, pipe) = Output::new();
+                    container.restore(pipe).await.unwrap();
+                    wait_for_line(&mut output).await;
+                    let own = container.job_folder().with_file_name("run").join("workrs/attempt");
+                    assert_eq!(std::fs::read_to_string(own).unwrap(), format!("{attempt}\n"));
+                    container
+                });
+            }
+            let restored = restores.join_all().await;
+            println!("{JOBS} restores side by side: {:?}", began.elapsed());
+            for container in restored {
+                container.destroy().await.unwrap();
+            }
+        }
+        container.destroy().await.unwrap();
     });
 }

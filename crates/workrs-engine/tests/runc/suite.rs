@@ -53,7 +53,8 @@ pub fn leftovers() -> Vec<String> {
         left.extend(entries.map(|entry| entry.path().display().to_string()));
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    left.extend(mounts.lines().filter(|line| line.contains(&format!("{DATA}/disks/"))).map(str::to_owned));
+    let ours = [format!("{DATA}/disks/"), format!("/run/workrs/{NODE}/job-")];
+    left.extend(mounts.lines().filter(|line| ours.iter().any(|one| line.contains(one))).map(str::to_owned));
     for tree in ["freezer", "memory", ""] {
         let folder = Path::new("/sys/fs/cgroup").join(tree).join("workrs").join(NODE);
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -103,7 +104,7 @@ pub async fn capture(container: &dyn Container, mode: CheckpointMode, into: &Pat
 pub fn clean_up() {
     let _absent = std::fs::remove_file(Path::new(DATA).join("disks.xfs"));
     for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for node in [NODE, crate::reflinks::NODE] {
+        for node in [NODE, crate::reflinks::NODE, crate::stage::NODE] {
             let _absent = std::fs::remove_dir(tree.path().join("workrs").join(node));
         }
     }

@@ -17,7 +17,7 @@ pub(super) fn create(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes files named `<blob>#<number>`: a blob is written under such a name until it is finished.
+/// Removes files named `<stored name>#<number>`: a blob is written under such a name until it is finished.
 pub(super) fn sweep_unfinished(root: &Path, prefix: &str, keep: impl Fn(&str) -> bool) -> io::Result<()> {
     let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]);
     sweep(root, folder, &|name| name.starts_with(prefix) && !keep(name))
@@ -43,8 +43,8 @@ fn sweep(root: &Path, folder: &str, unwanted: &dyn Fn(&str) -> bool) -> io::Resu
 }
 
 fn blob_of_unfinished(name: &str) -> Option<&str> {
-    let (blob, number) = name.rsplit_once('#')?;
-    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(blob)
+    let (stored, number) = name.rsplit_once('#')?;
+    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| super::plain_name(stored))
 }
 
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {

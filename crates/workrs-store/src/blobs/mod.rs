@@ -2,24 +2,35 @@
 //!
 //! A name is written once: who writes it anew writes the same bytes. What was read is checked against the
 //! [`BlobRef`] that names it, so a damaged blob is an error and never wrong data.
+//!
+//! With a key, whatever is written is sealed (`seal.rs` tells its form), and plain blobs from before stay readable.
+//! Names, lengths and hashes are those of the plaintext everywhere in this interface.
 
+mod headers;
+mod key;
 mod local;
+mod read;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path,
-};
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
 use workrs_core::{hash::ContentHash, id::Timestamp, job::BlobRef};
 
-pub use self::writer::BlobWriter;
+use self::{headers::Headers, seal::Seal};
+pub use self::{
+    key::{BlobKey, InvalidKey, KeyId},
+    writer::BlobWriter,
+};
 
 const DELETES_AT_ONCE: usize = 8;
+/// From here on it is worth another thread to seal or open bytes.
+const OFF_THREAD_BYTES: usize = 1 << 20;
 
 /// Blobs below one root.
 #[derive(Clone, Debug)]
@@ -27,6 +38,14 @@ pub struct Blobs {
     store: Arc<dyn ObjectStore>,
     /// Where the blobs are files of this machine.
     root: Option<PathBuf>,
+    keyed: Option<Arc<Keyed>>,
+}
+
+/// What it takes to read and write sealed blobs.
+#[derive(Debug)]
+struct Keyed {
+    key: BlobKey,
+    headers: Headers,
 }
 
 /// Why a blob was not read or written.
@@ -41,7 +60,8 @@ pub enum BlobError {
     /// No space is left, or a quota is used up.
     #[error("the blob store is full: {0}")]
     Full(String),
-    /// The store cannot be asked, or refused; trying again may help.
+    /// The store cannot be asked, or refused, or the blob is sealed with a key that is not here; this says nothing
+    /// about the blob, and trying again may help.
     #[error("the blob store is unavailable: {0}")]
     Unavailable(String),
     /// The URL of the store cannot be used.
@@ -64,105 +84,101 @@ impl Blobs {
         local::create(path.as_ref()).map_err(|error| unusable(&error))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| unusable(&error))?;
         let store = store.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { store: Arc::new(store), root: Some(PathBuf::from(path)) })
+        Ok(Self { store: Arc::new(store), root: Some(PathBuf::from(path)), keyed: None })
     }
 
     /// Blobs in `store`.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: None }
+        Self { store, root: None, keyed: None }
+    }
+
+    /// The same blobs, but what is written from now on is sealed with `key`, and what was sealed with it can be read.
+    #[must_use]
+    pub fn with_key(self, key: BlobKey) -> Self {
+        Self { keyed: Some(Arc::new(Keyed { key, headers: Headers::default() })), ..self }
     }
 
     /// Writes a blob; it is durable once this has returned.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<BlobRef, BlobError> {
         let blob = BlobRef { name: name.to_owned(), hash: ContentHash::of(&bytes), len: bytes.len() as u64 };
-        self.store.put(&path(name)?, bytes.into()).await.map_err(|error| convert(name, &error))?;
+        let (location, payload) = match &self.keyed {
+            Some(keyed) => {
+                let seal = Seal::new(&keyed.key, name)?;
+                let sealed = off_thread(bytes.len(), move || seal.seal_all(&bytes)).await?;
+                (sealed_path(name)?, sealed.into())
+            }
+            None => (path(name)?, bytes.into()),
+        };
+        self.store.put(&location, payload).await.map_err(|error| convert(name, &error))?;
         Ok(blob)
     }
 
     /// Begins a blob of any size. It becomes visible, as a whole and durable, when the writer is finished.
     pub fn writer(&self, name: &str) -> BlobWriter {
-        BlobWriter::new(Arc::clone(&self.store), name)
+        self.writer_of_parts(name, writer::PART_BYTES)
     }
 
-    /// Reads a blob whole, verified.
-    pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
-        let bytes = self.get_unverified(&blob.name).await?;
-        let matches = bytes.len() as u64 == blob.len && ContentHash::of(&bytes) == blob.hash;
-        if matches { Ok(bytes) } else { Err(BlobError::Mismatch(blob.name.clone())) }
+    fn writer_of_parts(&self, name: &str, part_bytes: usize) -> BlobWriter {
+        let key = self.keyed.as_ref().map(|keyed| &keyed.key);
+        BlobWriter::new(Arc::clone(&self.store), name, key, part_bytes)
     }
 
-    /// Reads whatever stands under a name; without a hash nothing tells whether it is what was written.
-    pub async fn get_unverified(&self, name: &str) -> Result<Bytes, BlobError> {
-        let result = self.store.get(&path(name)?).await.map_err(|error| convert(name, &error))?;
-        result.bytes().await.map_err(|error| convert(name, &error))
-    }
-
-    /// Reads a blob piece by piece. The bytes are known to be right only at the end: the last item is an error if
-    /// they were not.
-    pub async fn stream(&self, blob: &BlobRef) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
-        let name = blob.name.clone();
-        let result = self.store.get(&path(&name)?).await.map_err(|error| convert(&name, &error))?;
-        let pieces = result.into_stream().map_err(move |error| convert(&name, &error)).boxed();
-        let verify = Verify { blob: blob.clone(), pieces, hasher: blake3::Hasher::new(), len: 0, done: false };
-        Ok(futures::stream::unfold(verify, |mut verify| async { verify.next().await.map(|item| (item, verify)) })
-            .boxed())
-    }
-
-    /// Reads a part of a blob, which must have all of it.
-    pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, BlobError> {
-        let location = path(name)?;
-        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
-        let read = async { self.store.get_opts(&location, options).await?.bytes().await };
-        let error = match read.await {
-            Ok(bytes) if bytes.len() as u64 == range.end - range.start => return Ok(bytes),
-            Ok(_) => return Err(BlobError::Mismatch(name.to_owned())),
-            Err(error) => convert(name, &error),
-        };
-        // Stores have no common error for a range beyond the end: a blob that was cut off must not look like a
-        // store that is out of reach.
-        match error {
-            BlobError::Unavailable(_) => match self.store.head(&location).await {
-                Ok(meta) if meta.size < range.end => Err(BlobError::Mismatch(name.to_owned())),
-                _ => Err(error),
-            },
-            error => Err(error),
-        }
-    }
-
-    /// Names that begin with `prefix` and their lengths, sorted by name.
+    /// Names that begin with `prefix` and the lengths of their plaintexts, sorted by name.
     pub async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, BlobError> {
-        let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]);
-        let folder = (!folder.is_empty()).then(|| path(folder)).transpose()?;
-        let metas = self.store.list(folder.as_ref()).map_ok(|meta| (String::from(meta.location), meta.size));
-        let mut blobs: Vec<_> = metas.try_collect().await.map_err(|error| convert(prefix, &error))?;
-        blobs.retain(|(name, _)| name.starts_with(prefix));
+        let stored = self.list_stored(prefix).await?;
+        let mut blobs: Vec<_> = stored.into_iter().map(|(stored, len)| plain(stored, len)).collect();
         blobs.sort();
+        blobs.dedup_by(|later, earlier| later.0 == earlier.0);
         Ok(blobs)
     }
 
     /// Names that begin with `prefix`, which ends in a slash, and when they were written by the store's clock.
     pub async fn list_modified(&self, prefix: &str) -> Result<Vec<(String, Timestamp)>, BlobError> {
-        let folder = path(prefix.trim_end_matches('/'))?;
+        let folder = stored_path(prefix.trim_end_matches('/'))?;
         let millis =
             |meta: &object_store::ObjectMeta| u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
         let metas = self.store.list(Some(&folder));
-        let metas = metas.map_ok(|meta| (Timestamp::from_millis(millis(&meta)), String::from(meta.location)));
-        metas.map_ok(|(at, name)| (name, at)).try_collect().await.map_err(|error| convert(prefix, &error))
+        let metas = metas.map_ok(|meta| {
+            let at = Timestamp::from_millis(millis(&meta));
+            (plain(String::from(meta.location), meta.size).0, at)
+        });
+        metas.try_collect().await.map_err(|error| convert(prefix, &error))
+    }
+
+    /// Stored names of blobs whose names begin with `prefix`, and their stored lengths.
+    async fn list_stored(&self, prefix: &str) -> Result<Vec<(String, u64)>, BlobError> {
+        let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]);
+        let folder = (!folder.is_empty()).then(|| stored_path(folder)).transpose()?;
+        let metas = self.store.list(folder.as_ref()).map_ok(|meta| (String::from(meta.location), meta.size));
+        let mut stored: Vec<_> = metas.try_collect().await.map_err(|error| convert(prefix, &error))?;
+        stored.retain(|(stored, _)| plain_name(stored).starts_with(prefix));
+        Ok(stored)
     }
 
     /// Deletes a blob; that there is none is no error.
     pub async fn delete(&self, name: &str) -> Result<(), BlobError> {
-        match self.store.delete(&path(name)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(convert(name, &error)),
+        // Without a key there may be sealed blobs too, and with one there may be plain ones.
+        self.delete_stored(name, vec![sealed_path(name)?, path(name)?]).await
+    }
+
+    async fn delete_stored(&self, name: &str, stored: Vec<Path>) -> Result<(), BlobError> {
+        let stored = futures::stream::iter(stored.into_iter().map(Ok)).boxed();
+        let results: Vec<_> = self.store.delete_stream(stored).collect().await;
+        for result in results {
+            match result {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(convert(name, &error)),
+            }
         }
+        Ok(())
     }
 
     /// Deletes all blobs whose names begin with `prefix`.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<(), BlobError> {
-        let names = futures::stream::iter(self.list(prefix).await?);
-        let delete = |(name, _): (String, u64)| async move { self.delete(&name).await };
-        names.map(delete).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
+        let stored = futures::stream::iter(self.list_stored(prefix).await?);
+        let delete =
+            |(stored, _): (String, u64)| async move { self.delete_stored(&stored, vec![stored_path(&stored)?]).await };
+        stored.map(delete).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
         self.sweep_unfinished(prefix, |_| false).await
     }
 
@@ -181,49 +197,50 @@ impl Blobs {
     }
 }
 
-/// A stream of pieces, and what they came to so far.
-struct Verify {
-    blob: BlobRef,
-    pieces: BoxStream<'static, Result<Bytes, BlobError>>,
-    hasher: blake3::Hasher,
-    len: u64,
-    done: bool,
-}
-
-impl Verify {
-    async fn next(&mut self) -> Option<Result<Bytes, BlobError>> {
-        if self.done {
-            return None;
-        }
-        match self.pieces.next().await {
-            Some(Ok(bytes)) => {
-                self.len += bytes.len() as u64;
-                self.hasher.update(&bytes);
-                if self.len > self.blob.len { Some(self.mismatch()) } else { Some(Ok(bytes)) }
-            }
-            Some(Err(error)) => {
-                self.done = true;
-                Some(Err(error))
-            }
-            None => {
-                let hash = ContentHash::from_bytes(*self.hasher.finalize().as_bytes());
-                self.done = true;
-                let matches = self.len == self.blob.len && hash == self.blob.hash;
-                (!matches).then(|| self.mismatch())
-            }
-        }
-    }
-
-    fn mismatch(&mut self) -> Result<Bytes, BlobError> {
-        self.done = true;
-        Err(BlobError::Mismatch(self.blob.name.clone()))
-    }
-}
-
-/// A name as the object store takes it; it never differs from the name.
+/// Where a plain blob is stored: under its name, which no sealed blob can have.
 fn path(name: &str) -> Result<Path, BlobError> {
+    if name.ends_with(seal::SUFFIX) { Err(not_a_name(name)) } else { stored_path(name) }
+}
+
+/// Where a sealed blob is stored.
+fn sealed_path(name: &str) -> Result<Path, BlobError> {
+    path(name)?;
+    stored_path(&format!("{name}{}", seal::SUFFIX))
+}
+
+/// A stored name as the object store takes it; it never differs from the name.
+fn stored_path(name: &str) -> Result<Path, BlobError> {
     let path = Path::parse(name).map_err(|error| BlobError::Unavailable(error.to_string()))?;
-    if path.as_ref() == name { Ok(path) } else { Err(BlobError::Unavailable(format!("{name:?} is not a blob name"))) }
+    if path.as_ref() == name { Ok(path) } else { Err(not_a_name(name)) }
+}
+
+fn not_a_name(name: &str) -> BlobError {
+    BlobError::Unavailable(format!("{name:?} is not a blob name"))
+}
+
+/// The name of the blob that is stored under this one.
+fn plain_name(stored: &str) -> &str {
+    stored.strip_suffix(seal::SUFFIX).unwrap_or(stored)
+}
+
+/// Name and length of the plaintext of what is stored under this name with this length.
+fn plain(stored: String, len: u64) -> (String, u64) {
+    match stored.strip_suffix(seal::SUFFIX) {
+        Some(name) => (name.to_owned(), seal::plain_len(len)),
+        None => (stored, len),
+    }
+}
+
+/// Seals or opens `len` bytes where it holds nobody up.
+async fn off_thread<T: Send + 'static>(
+    len: usize,
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    if len < OFF_THREAD_BYTES {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(BlobError::Unavailable(error.to_string())))
 }
 
 fn convert(name: &str, error: &object_store::Error) -> BlobError {

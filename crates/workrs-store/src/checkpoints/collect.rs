@@ -8,40 +8,43 @@ use workrs_core::{
     keys::{BlobNames, parse_checkpoint},
 };
 
-use super::{Checkpoints, MANIFEST, PACK, fetch::read_manifest};
+use super::{Checkpoints, Collected, MANIFEST, PACK, fetch::read_pack_names};
 use crate::blobs::BlobError;
 
 impl Checkpoints {
     /// Deletes the job's checkpoints up to and including `newest_epoch`, but for those in `keep`, the packs that
-    /// they name, and what the operation `in_flight` is writing. Gives the number of bytes freed.
+    /// they name, and what the operation `in_flight` is writing.
     ///
     /// Only the job's holder may do this, while the record names no more than `keep`. While a kept manifest cannot
-    /// be read, no pack is deleted.
+    /// be read, no pack is deleted. It may be cut off anywhere: kept manifests and their packs are never touched,
+    /// others lose the manifest before a pack, and the next collection takes the rest.
     pub async fn collect(
         &self,
         job: &JobId,
         keep: &[&BlobRef],
         newest_epoch: Epoch,
         in_flight: Option<&OperationId>,
-    ) -> Result<u64, BlobError> {
+    ) -> Result<Collected, BlobError> {
         let prefix = BlobNames(job).checkpoints();
         let (named, packs_are_known) = self.named(keep).await;
         let in_flight: Vec<String> =
             in_flight.iter().flat_map(|op| [MANIFEST, PACK].map(|p| format!("-{op}.{p}"))).collect();
         let is_in_flight = move |name: &str| in_flight.iter().any(|suffix| name.ends_with(suffix));
         let is_old = move |name: &str| parse_checkpoint(name).is_some_and(|id| id.epoch <= newest_epoch);
-        let mut doomed = self.blobs.list(&prefix).await?;
-        doomed.retain(|(name, _)| is_old(name) && !is_in_flight(name) && !named.contains(name));
-        doomed.retain(|(name, _)| packs_are_known || is_manifest(name));
+        let mut blobs = self.blobs.list(&prefix).await?;
+        blobs.retain(|(name, _)| !is_in_flight(name));
+        let is_doomed = |name: &str| is_old(name) && !named.contains(name) && (packs_are_known || is_manifest(name));
+        let (mut doomed, kept): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|(name, _)| is_doomed(name));
         // Manifests first: a crash in between leaves no manifest that names a deleted pack.
         doomed.sort_by_key(|(name, _)| !is_manifest(name));
-        let mut freed = 0;
+        let kept_bytes = kept.iter().map(|(_, len)| len).sum();
+        let mut collected = Collected { freed_bytes: 0, kept_bytes };
         for (name, len) in doomed {
             self.blobs.delete(&name).await?;
-            freed += len;
+            collected.freed_bytes += len;
         }
         self.blobs.sweep_unfinished(&prefix, move |name| !is_old(name) || is_in_flight(name)).await?;
-        Ok(freed)
+        Ok(collected)
     }
 
     /// All names that must stay, and whether the kept manifests' packs are among them.
@@ -49,8 +52,8 @@ impl Checkpoints {
         let mut named: HashSet<String> = keep.iter().map(|blob| blob.name.clone()).collect();
         let mut packs_are_known = true;
         for blob in keep {
-            match read_manifest(&self.blobs, blob).await {
-                Ok(manifest) => named.extend(manifest.packs),
+            match read_pack_names(&self.blobs, blob).await {
+                Ok(packs) => named.extend(packs),
                 Err(error) => {
                     tracing::warn!(manifest = blob.name, %error, "no pack is deleted: a kept manifest cannot be read");
                     packs_are_known = false;

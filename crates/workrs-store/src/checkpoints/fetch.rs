@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use workrs_core::{
-    hash::ContentHash,
     id::JobId,
     job::{BlobRef, CheckpointId},
     keys::BlobNames,
@@ -19,15 +18,19 @@ use workrs_core::{
 };
 
 use super::{
-    Checkpoints, FetchError, chunks,
+    Checkpoints, FetchError,
+    form::{self, Written},
+    pack::{self, Unpacker},
     plan::{Plan, Read, Target},
 };
 use crate::blobs::{BlobError, Blobs};
 
 /// Reads at once, of up to 8 MiB each.
 const READS_AT_ONCE: usize = 4;
-/// The largest manifest, decompressed.
-const MAX_MANIFEST_BYTES: usize = 1 << 30;
+/// Bytes that are written at once, unless a chunk is longer.
+const WRITE_BYTES: usize = 256 << 10;
+/// Indexes of packs that are read at once.
+const INDEXES_AT_ONCE: usize = 8;
 
 impl Checkpoints {
     /// Brings a checkpoint back as `<into>/<part>`: folders with files, images as sparse files, for their owner only.
@@ -56,16 +59,36 @@ impl Checkpoints {
     }
 }
 
-/// Reads a manifest whose bytes must be those that `blob` names.
-pub(super) async fn read_manifest(blobs: &Blobs, blob: &BlobRef) -> Result<Manifest, BlobError> {
-    let bytes = blobs.get(blob).await?;
-    // The hash is right, so these bytes were written; they can only be of a form that this version cannot read.
-    decode_manifest(&bytes).map_err(|_| BlobError::Mismatch(blob.name.clone()))
+/// Reads a manifest whose bytes must be those that `blob` names, and its packs' indexes.
+async fn read_manifest(blobs: &Blobs, blob: &BlobRef) -> Result<Manifest, BlobError> {
+    let (manifest, runs) = match read_written(blobs, blob).await? {
+        Written::Whole(manifest) => return Ok(manifest),
+        Written::Runs { manifest, runs } => (manifest, runs),
+    };
+    let read_index = |pack: usize| {
+        let (name, index) = (&manifest.packs[pack], manifest.pack_indexes.get(pack));
+        let place = index.zip(manifest.chunks_end(pack));
+        async move {
+            let (index, start) = place.ok_or_else(|| BlobError::Mismatch(blob.name.clone()))?;
+            let bytes = blobs.get_range(name, start..start + index.bytes).await?;
+            pack::decode_index(&bytes, index).ok_or_else(|| BlobError::Mismatch(name.clone()))
+        }
+    };
+    let indexes = futures::stream::iter(0..manifest.packs.len()).map(read_index).buffered(INDEXES_AT_ONCE);
+    let indexes: Vec<_> = indexes.try_collect().await?;
+    form::expand(manifest, &runs, &indexes).ok_or_else(|| BlobError::Mismatch(blob.name.clone()))
 }
 
-fn decode_manifest(bytes: &[u8]) -> io::Result<Manifest> {
-    let json = zstd::bulk::decompress(bytes, MAX_MANIFEST_BYTES)?;
-    Ok(serde_json::from_slice(&json)?)
+/// Reads the names of the packs that a manifest needs.
+pub(super) async fn read_pack_names(blobs: &Blobs, blob: &BlobRef) -> Result<Vec<String>, BlobError> {
+    let (Written::Whole(manifest) | Written::Runs { manifest, .. }) = read_written(blobs, blob).await?;
+    Ok(manifest.packs)
+}
+
+async fn read_written(blobs: &Blobs, blob: &BlobRef) -> Result<Written, BlobError> {
+    let bytes = blobs.get(blob).await?;
+    // The hash is right, so these bytes were written; they can only be of a form that this version cannot read.
+    form::decode(&bytes).map_err(|_| BlobError::Mismatch(blob.name.clone()))
 }
 
 /// Makes folders and files, all of them holes.
@@ -87,28 +110,61 @@ fn make(root: &Path, folders: &[String], targets: &[Target]) -> Result<(), Fetch
 
 /// Verifies the pieces of one read and writes them where they belong.
 fn place(root: &Path, targets: &[Target], read: &Read, bytes: &Bytes) -> Result<(), FetchError> {
-    let mut open: Option<(usize, PathBuf, File)> = None;
+    let mut unpacker = Unpacker::new().map_err(|error| FetchError::Host(error.to_string()))?;
+    let mut file = None;
     for piece in &read.pieces {
-        let start = (piece.offset - read.range.start) as usize;
-        let stored = &bytes[start..start + piece.stored as usize];
-        let chunk = chunks::unpack(stored, piece.len as usize).filter(|chunk| ContentHash::of(chunk) == piece.hash);
-        let Some(chunk) = chunk else {
-            let (path, pack) = (&targets[piece.target].path, &read.pack);
-            return Err(FetchError::Bad(format!(
-                "a chunk of {path:?} at {} differs from its hash, in {pack}",
-                piece.at
-            )));
+        let (chunk, target) = (&piece.chunk, piece.target);
+        let Some(bytes) = unpacker.unpack(read.stored(chunk, bytes), chunk) else {
+            let (path, at, pack) = (&targets[target].path, chunk.at, &read.pack);
+            return Err(FetchError::Bad(format!("a chunk of {path:?} at {at} differs from its hash, in {pack}")));
         };
-        if open.as_ref().is_none_or(|(target, ..)| *target != piece.target) {
-            let path = root.join(&targets[piece.target].path);
-            let file = OpenOptions::new().write(true).open(&path).map_err(|error| host(&path, &error))?;
-            open = Some((piece.target, path, file));
+        if file.as_ref().is_none_or(|open: &TargetWriter| open.target != target) {
+            file.take().map_or(Ok(()), TargetWriter::flush)?;
+            file = Some(TargetWriter::open(root, targets, target)?);
         }
-        if let Some((_, path, file)) = &open {
-            file.write_all_at(&chunk, piece.at).map_err(|error| host(path, &error))?;
+        if let Some(file) = &mut file {
+            file.write(chunk.at, bytes)?;
         }
     }
-    Ok(())
+    file.take().map_or(Ok(()), TargetWriter::flush)
+}
+
+/// Writes what belongs to one file, neighbours together.
+struct TargetWriter {
+    target: usize,
+    path: PathBuf,
+    file: File,
+    /// Where the bytes that wait belong.
+    at: u64,
+    waiting: Vec<u8>,
+}
+
+impl TargetWriter {
+    fn open(root: &Path, targets: &[Target], target: usize) -> Result<Self, FetchError> {
+        let path = root.join(&targets[target].path);
+        let file = OpenOptions::new().write(true).open(&path).map_err(|error| host(&path, &error))?;
+        Ok(Self { target, path, file, at: 0, waiting: Vec::new() })
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), FetchError> {
+        let follows = at == self.at + self.waiting.len() as u64;
+        if !follows || self.waiting.len() + bytes.len() > WRITE_BYTES {
+            self.write_waiting()?;
+            self.at = at;
+        }
+        self.waiting.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_waiting(&mut self) -> Result<(), FetchError> {
+        self.file.write_all_at(&self.waiting, self.at).map_err(|error| host(&self.path, &error))?;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    fn flush(mut self) -> Result<(), FetchError> {
+        self.write_waiting()
+    }
 }
 
 async fn blocking<T: Send + 'static>(

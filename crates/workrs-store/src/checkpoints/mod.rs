@@ -1,23 +1,38 @@
 //! Stores what an engine captured, and brings it back, every byte verified.
 //!
-//! A checkpoint is two blobs: a pack of compressed chunks, and a manifest that names every chunk by place and hash.
-//! The pack is durable before the manifest is written, and the caller commits the manifest's hash to the record
-//! after that; so nothing is restored that does not lead back to the record, and what a crash leaves is garbage.
+//! A checkpoint is two blobs: a pack of compressed chunks, and a manifest that leads to every chunk by place and
+//! hash, in this pack and in those of former checkpoints. Chunks that a former checkpoint has are not stored again.
+//! The pack is durable and was read back before the manifest is written, and the caller commits the manifest's hash to
+//! the record after that; so nothing is restored that does not lead back to the record, and what a crash leaves is
+//! garbage.
+//!
+//! - `cut`, `pack`, `form`: how files become chunks, chunks a pack, and a manifest bytes.
+//! - `capture`, `store`: a capture becomes a checkpoint; `reuse` decides what of the base it names.
+//! - `plan`, `fetch`: a checkpoint becomes files again. `verify` reads packs to see that they are sound.
+//! - `collect`: deletes what nothing names any more.
 
-mod chunks;
+mod background;
+mod capture;
 mod collect;
+mod cut;
 mod fetch;
+mod form;
+mod pack;
 mod plan;
+mod reuse;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use workrs_core::{
+    hash::ContentHash,
     id::{JobId, OperationId},
     job::{BlobRef, CheckpointId, CheckpointMode},
-    manifest::RestoreNeeds,
+    manifest::{Manifest, RestoreNeeds},
+    ranges::ByteRanges,
 };
 
 use crate::blobs::{BlobError, Blobs};
@@ -44,6 +59,8 @@ pub enum PartSource {
         name: String,
         /// The file.
         path: PathBuf,
+        /// Where it may differ from the base's image of this name; `None` means anywhere.
+        changed: Option<ByteRanges>,
     },
 }
 
@@ -54,7 +71,7 @@ pub struct NewCheckpoint<'a> {
     pub job: &'a JobId,
     /// Which.
     pub id: CheckpointId,
-    /// Ends the names of its blobs; the same one only to store the same capture again.
+    /// Ends the names of its blobs; the same one only to store the same capture on the same base again.
     pub operation: &'a OperationId,
     /// What it holds.
     pub mode: CheckpointMode,
@@ -66,6 +83,59 @@ pub struct NewCheckpoint<'a> {
     pub log_bytes: u64,
     /// What the engine captured.
     pub parts: &'a [PartSource],
+    /// A durable checkpoint of the job, newest first choice, whose chunks need not be stored again.
+    pub base: Option<&'a Base>,
+    /// The most that may be written for it, in bytes: pack and manifest together.
+    pub limit_bytes: Option<u64>,
+}
+
+/// A durable checkpoint whose chunks the next one can name instead of storing them again. Its blobs must stay until
+/// that one is stored.
+#[derive(Debug, Clone)]
+pub struct Base {
+    manifest: Arc<Manifest>,
+    /// Chunks that were found damaged: they are stored anew.
+    damaged: HashSet<ContentHash>,
+    /// Packs that were rechecked; the others are next.
+    checked: HashSet<String>,
+}
+
+impl Base {
+    /// A base of a checkpoint that the job's record names.
+    pub fn new(manifest: Arc<Manifest>) -> Self {
+        Self { manifest, damaged: HashSet::new(), checked: HashSet::new() }
+    }
+
+    /// The base that follows once the checkpoint with this manifest, stored on this base, is committed. It goes on
+    /// with the recheck of packs where this one is; all that was found damaged is stored anew in that checkpoint.
+    #[must_use]
+    pub fn followed_by(&self, manifest: Arc<Manifest>) -> Self {
+        let checked = manifest.packs.iter().filter(|pack| self.checked.contains(*pack)).cloned().collect();
+        Self { manifest, damaged: HashSet::new(), checked }
+    }
+
+    /// The checkpoint.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// The oldest pack that was not rechecked since all were; none if there is no pack.
+    fn next_to_check(&mut self) -> Option<usize> {
+        let next = self.manifest.packs.iter().position(|pack| !self.checked.contains(pack));
+        next.or_else(|| {
+            self.checked.clear();
+            (!self.manifest.packs.is_empty()).then_some(0)
+        })
+    }
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Bytes of the blobs that it deleted.
+    pub freed_bytes: u64,
+    /// Bytes of all other blobs of the job's checkpoints, without what is being written.
+    pub kept_bytes: u64,
 }
 
 /// A checkpoint that is durable.
@@ -73,6 +143,8 @@ pub struct NewCheckpoint<'a> {
 pub struct Stored {
     /// What the record has to name.
     pub manifest: BlobRef,
+    /// What that names.
+    pub contents: Arc<Manifest>,
     /// Bytes that a restore brings back, without holes.
     pub size_bytes: u64,
     /// Bytes that were written to blobs.
@@ -85,6 +157,12 @@ pub enum CheckpointError {
     /// The capture cannot be read, or is not of the agreed form.
     #[error("the capture cannot be stored: {0}")]
     Capture(String),
+    /// More bytes would have to be written than are allowed.
+    #[error("it needs more than the {limit_bytes} bytes that are left for it")]
+    OverLimit {
+        /// [`NewCheckpoint::limit_bytes`].
+        limit_bytes: u64,
+    },
     /// The blob store failed.
     #[error(transparent)]
     Blobs(#[from] BlobError),

@@ -3,13 +3,12 @@
 use std::{collections::HashSet, ops::Range};
 
 use workrs_core::{
-    hash::ContentHash,
     job::CheckpointId,
     keys::BlobNames,
-    manifest::{Content, Manifest, Part},
+    manifest::{Chunk, Content, Manifest, Part},
 };
 
-use super::{FetchError, MAX_CHUNK_BYTES};
+use super::{FetchError, pack::is_possible};
 
 /// Bytes of one read.
 pub(super) const MAX_READ_BYTES: u64 = 8 << 20;
@@ -25,17 +24,17 @@ pub(super) struct Target {
 }
 
 /// A chunk and one place where its bytes belong.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
-    pub(super) pack: u32,
-    /// Where its stored bytes lie in the pack.
-    pub(super) offset: u64,
-    pub(super) stored: u32,
-    pub(super) hash: ContentHash,
-    pub(super) len: u32,
+    pub(super) chunk: Chunk,
     /// Index into [`Plan::targets`].
     pub(super) target: usize,
-    pub(super) at: u64,
+}
+
+impl Piece {
+    fn place(&self) -> (u32, u64, usize, u64) {
+        (self.chunk.pack, self.chunk.offset, self.target, self.chunk.at)
+    }
 }
 
 /// One read of a pack, and the pieces that it brings.
@@ -44,6 +43,14 @@ pub(super) struct Read {
     pub(super) pack: String,
     pub(super) range: Range<u64>,
     pub(super) pieces: Vec<Piece>,
+}
+
+impl Read {
+    /// The stored bytes of a chunk, of those that were read.
+    pub(super) fn stored<'a>(&self, chunk: &Chunk, bytes: &'a [u8]) -> &'a [u8] {
+        let start = (chunk.offset - self.range.start) as usize;
+        &bytes[start..start + chunk.stored as usize]
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +86,6 @@ impl Plan {
         if let Some(twice) = all.into_iter().find(|path| !paths.insert(path.as_str())) {
             return Err(FetchError::Bad(format!("the manifest names {twice:?} twice")));
         }
-        pieces.sort();
         plan.reads = coalesce(pieces, &manifest.packs);
         Ok(plan)
     }
@@ -87,36 +93,29 @@ impl Plan {
     fn add(&mut self, path: String, content: &Content, pieces: &mut Vec<Piece>) -> Result<(), FetchError> {
         let target = self.targets.len();
         for chunk in &content.chunks {
-            let possible = (1..=MAX_CHUNK_BYTES).contains(&chunk.len)
-                && (1..=chunk.len).contains(&chunk.stored)
-                && chunk.offset.checked_add(u64::from(chunk.stored)).is_some();
+            let possible =
+                is_possible(chunk.len, chunk.stored) && chunk.offset.checked_add(u64::from(chunk.stored)).is_some();
             if !possible {
                 return Err(FetchError::Bad(format!("a chunk of {path:?} has impossible lengths")));
             }
-            pieces.push(Piece {
-                pack: chunk.pack,
-                offset: chunk.offset,
-                stored: chunk.stored,
-                hash: chunk.hash,
-                len: chunk.len,
-                target,
-                at: chunk.at,
-            });
+            pieces.push(Piece { chunk: *chunk, target });
         }
         self.targets.push(Target { path, len: content.len });
         Ok(())
     }
 }
 
-/// Makes few large reads of many pieces, which are sorted by their place.
-fn coalesce(pieces: Vec<Piece>, packs: &[String]) -> Vec<Read> {
+/// Makes few large reads of many pieces. In each, pieces stand in the order of their places in the pack.
+pub(super) fn coalesce(mut pieces: Vec<Piece>, packs: &[String]) -> Vec<Read> {
+    pieces.sort_unstable_by_key(Piece::place);
     let mut reads: Vec<Read> = Vec::new();
     for piece in pieces {
-        let end = piece.offset + u64::from(piece.stored);
-        let pack = &packs[piece.pack as usize];
+        let chunk = &piece.chunk;
+        let end = chunk.offset + u64::from(chunk.stored);
+        let pack = &packs[chunk.pack as usize];
         let joins = reads.last().is_some_and(|read| {
             read.pack == *pack
-                && piece.offset <= read.range.end.saturating_add(MAX_GAP_BYTES)
+                && chunk.offset <= read.range.end.saturating_add(MAX_GAP_BYTES)
                 && end.max(read.range.end) - read.range.start <= MAX_READ_BYTES
         });
         match reads.last_mut() {
@@ -124,7 +123,7 @@ fn coalesce(pieces: Vec<Piece>, packs: &[String]) -> Vec<Read> {
                 read.range.end = read.range.end.max(end);
                 read.pieces.push(piece);
             }
-            _ => reads.push(Read { pack: pack.clone(), range: piece.offset..end, pieces: vec![piece] }),
+            _ => reads.push(Read { pack: pack.clone(), range: chunk.offset..end, pieces: vec![piece] }),
         }
     }
     reads
@@ -132,10 +131,13 @@ fn coalesce(pieces: Vec<Piece>, packs: &[String]) -> Vec<Read> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use workrs_core::hash::ContentHash;
+
+    use super::{super::MAX_CHUNK_BYTES, *};
 
     fn piece(pack: u32, offset: u64, stored: u32) -> Piece {
-        Piece { pack, offset, stored, hash: ContentHash::of(b""), len: stored, target: 0, at: 0 }
+        let chunk = Chunk { at: 0, len: stored, hash: ContentHash::of(b""), pack, offset, stored };
+        Piece { chunk, target: 0 }
     }
 
     fn check(pieces: &[(u32, u64, u32)], expect: &[(&str, Range<u64>, usize)]) {

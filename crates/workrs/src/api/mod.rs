@@ -9,8 +9,9 @@ mod nodes;
 mod openapi;
 mod outputs;
 mod problem;
+mod requests;
 mod submit;
-mod types;
+mod views;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -26,7 +27,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use workrs_store::{blobs::Blobs, records::Records};
 
-pub use self::{logs::LogLine, openapi::document as openapi_document, problem::Problem, submit::MODE_HEADER, types::*};
+pub use self::{
+    logs::LogLine, openapi::document as openapi_document, problem::Problem, requests::*, submit::MODE_HEADER, views::*,
+};
 use crate::joblog::LiveLogs;
 
 /// What the API needs.

@@ -1,8 +1,10 @@
 //! The commands. What a person sees says what failed, why, and what to do; what a program sees is JSON.
 
 mod doctor;
+mod experiment;
 mod follow;
 mod jobs;
+mod plan;
 mod print;
 mod run;
 mod submit;
@@ -61,6 +63,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Resume(args) => jobs::resume(args).await,
         Command::Nodes(args) => jobs::nodes(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::Experiment(args) => experiment::experiment(*args).await,
+        Command::Plan(args) => plan::plan(&args),
         Command::Up(_) | Command::Internal { .. } => Ok(exit_codes::FAILED),
     }
 }

@@ -145,6 +145,13 @@ pub fn job(job: &JobView) -> String {
     }
     line("resumable", resumable(job));
     line("checkpoint", plan(job));
+    if let Some(forecast) = forecast(job) {
+        line("forecast", forecast);
+    }
+    if let Some(decision) = job.plan.decision.as_ref().filter(|_| job.state == "running") {
+        let lost = span((decision.lost_if_died_s * 1e3) as u64);
+        line("at risk", format!("{lost} of work, had the node died at {}", time(decision.at)));
+    }
     if job.totals.checkpoints > 0 {
         let totals = &job.totals;
         let each = span(totals.standstill_ms / totals.checkpoints);
@@ -171,10 +178,25 @@ fn resumable(job: &JobView) -> String {
 }
 
 fn plan(job: &JobView) -> String {
-    match job.plan.interval_ms {
-        Some(interval) => format!("{}: every {} of run time", job.plan.policy, span(interval)),
-        None => format!("{}: never", job.plan.policy),
+    match &job.plan.decision {
+        Some(decision) if job.state == "running" => {
+            format!("{}: {} (said at {})", job.plan.policy, clean(&decision.reason), time(decision.at))
+        }
+        _ => job.plan.policy.clone(),
     }
+}
+
+/// What a node expected, and what came true.
+fn forecast(job: &JobView) -> Option<String> {
+    let first = job.plan.first_forecast.as_ref()?;
+    let expected = format!("expected at {} to end at {}", time(first.at), time(first.end_at));
+    let now = job.plan.decision.as_ref().filter(|decision| decision.at > first.at && job.finished_at.is_none());
+    Some(match (job.finished_at, now.and_then(|decision| Some((decision.at, decision.expected_finish_in_s?)))) {
+        (Some(end), _) if end >= first.end_at => format!("{expected}, ended {} later", span(end - first.end_at)),
+        (Some(end), _) => format!("{expected}, ended {} earlier", span(first.end_at - end)),
+        (None, Some((at, left))) => format!("{expected}, now at {}", time(at + (left * 1e3) as u64)),
+        (None, None) => expected,
+    })
 }
 
 fn attempts(job: &JobView) -> String {
@@ -227,6 +249,7 @@ mod tests {
         job::{
             BlobRef, Checkpoint, CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobRecord, Outcome, Standing,
         },
+        plan::PlanNote,
         spec::JobSpec,
     };
 
@@ -259,19 +282,31 @@ mod tests {
         JobEvent::CheckpointCommitted { holder: holder(epoch), checkpoint }
     }
 
+    fn planned() -> PlanNote {
+        PlanNote {
+            at: at(61),
+            next_in_s: Some(41.0),
+            expected_finish_in_s: Some(720.0),
+            lost_if_died_s: 1.25,
+            reason: "next checkpoint in 41 s: C 0.2 s, one fault in 3 h expected, 12 min left".into(),
+            ..PlanNote::default()
+        }
+    }
+
     /// A job whose node died, whose newest checkpoint turned out bad, and that failed in the end.
     fn eventful() -> Vec<JobEvent> {
         let bad = CheckpointId { epoch: Epoch(1), seq: 2 };
         let outcome = Outcome::Failed { failure: Failure::Exit { code: 3 } };
         vec![
             JobEvent::Claimed { holder: holder(1), at: at(1) },
-            JobEvent::Started { holder: holder(1), at: at(2) },
+            JobEvent::Started { holder: holder(1), at: at(2), plan: None },
             committed(1, 1),
             committed(1, 2),
+            JobEvent::Planned { holder: holder(1), plan: planned() },
             JobEvent::NodeLost { holder: holder(1), at: at(70), reason: "node barn-1 died".into() },
             JobEvent::Claimed { holder: holder(2), at: at(75) },
             JobEvent::FellBack { holder: holder(2), bad, reason: "the hash of its manifest differs".into() },
-            JobEvent::Started { holder: holder(2), at: at(76) },
+            JobEvent::Started { holder: holder(2), at: at(76), plan: None },
             JobEvent::CheckpointFailed { holder: holder(2), reason: "criu: Can't dump this socket".into() },
             JobEvent::Finished { holder: holder(2), at: at(100), outcome, outputs: None, log_bytes: 250 },
         ]
@@ -287,10 +322,10 @@ mod tests {
 
     #[test]
     fn a_job_tells_its_story() {
-        for (name, events) in [("queued", 0), ("running", 4), ("waiting_again", 5), ("failed", 10)] {
+        for (name, events) in [("queued", 0), ("running", 5), ("waiting_again", 6), ("failed", 11)] {
             insta::assert_snapshot!(name, job(&view(events)));
         }
-        insta::assert_snapshot!("list", jobs(&[view(0), view(4), view(10)]));
+        insta::assert_snapshot!("list", jobs(&[view(0), view(5), view(11)]));
     }
 
     #[test]

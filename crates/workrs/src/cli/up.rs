@@ -14,7 +14,7 @@ use workrs_core::{id::JobId, spec::format_size};
 use crate::{
     api::{self, Access, Api},
     args::UpArgs,
-    config::{self, Config, Machine},
+    config::{self, Config, Machine, Secrets},
     exit_codes, node, wire,
 };
 
@@ -23,7 +23,7 @@ const NAMESPACE_MARK: &str = "WORKRS_OWN_MOUNTS";
 
 /// Runs a node.
 pub fn up(args: &UpArgs) -> anyhow::Result<u8> {
-    let config = config::resolve(args, std::env::var("WORKRS_TOKEN").ok(), &Machine::here())?;
+    let config = config::resolve(args, Secrets::here(), &Machine::here())?;
     if rustix::process::geteuid().is_root() && std::env::var_os(NAMESPACE_MARK).is_none() {
         return enter_namespace();
     }

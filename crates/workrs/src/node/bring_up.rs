@@ -1,14 +1,20 @@
 //! From a claimed record to a running program: fetch, prepare, start or restore, down the steps that proof demands.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use workrs_core::job::{Checkpoint, CheckpointMode, Failure, JobEvent, Outcome};
+use tokio::time::Instant;
+use workrs_core::{
+    job::{Checkpoint, CheckpointMode, Failure, JobEvent, Outcome},
+    manifest::Manifest,
+};
 use workrs_engine::{Container, ContainerSpec, EngineError, Origin};
 use workrs_store::checkpoints::FetchError;
 
 use super::{
     clock::RunClock,
     inputs,
+    lineage::Lineage,
+    planning::Prospects,
     run::{Leave, Live, Run},
 };
 use crate::{
@@ -70,10 +76,14 @@ impl Run {
     }
 
     async fn bring_up_from(&self, resume_point: Option<&Checkpoint>) -> Result<Live, BringUpError> {
+        let began = Instant::now();
         let spec = self.container_spec();
-        let (origin, mode) = match resume_point {
-            None => (Origin::New, CheckpointMode::Files),
-            Some(checkpoint) => (self.fetch(checkpoint).await?, checkpoint.mode),
+        let (origin, mode, lineage) = match resume_point {
+            None => (Origin::New, CheckpointMode::Files, Lineage::default()),
+            Some(checkpoint) => {
+                let (origin, manifest) = self.fetch(checkpoint).await?;
+                (origin, checkpoint.mode, Lineage::of(manifest))
+            }
         };
         if mode == CheckpointMode::Full
             && let Err(reason) = &self.shared.capabilities.dump
@@ -83,7 +93,11 @@ impl Run {
         let container = self.shared.engine.prepare(&spec, origin).await?;
         let live = self.start(&*container, resume_point, mode).await;
         match live {
-            Ok((pump, clock)) => Ok(self.live(container, pump, clock, resume_point)),
+            Ok((pump, clock)) => {
+                let restore = resume_point.map(|_| began.elapsed());
+                let prospects = Prospects::of(&self.shared, &self.record, restore).await;
+                Ok(self.live(container, pump, clock, resume_point, lineage, prospects))
+            }
             Err(error) => {
                 if let Err(error) = container.destroy().await {
                     tracing::error!(job = %self.record.id, %error, "cannot remove a container that did not start");
@@ -93,11 +107,31 @@ impl Run {
         }
     }
 
-    fn live(&self, container: Box<dyn Container>, pump: LogPump, clock: RunClock, from: Option<&Checkpoint>) -> Live {
+    fn live(
+        &self,
+        container: Box<dyn Container>,
+        pump: LogPump,
+        clock: RunClock,
+        from: Option<&Checkpoint>,
+        lineage: Lineage,
+        prospects: Prospects,
+    ) -> Live {
         self.shared.cooldowns().remove(&self.record.id);
         let log_stored = from.map_or(self.record.log_base, |checkpoint| checkpoint.log_bytes);
         let checkpointed_at = clock.elapsed();
-        Live { container, pump, clock, log_stored, seq: 0, failures: 0, checkpointed_at }
+        Live {
+            container,
+            pump,
+            clock,
+            log_stored,
+            seq: 0,
+            failures: 0,
+            checkpointed_at,
+            saved_at: checkpointed_at,
+            lineage,
+            rechecked_at: Instant::now(),
+            prospects,
+        }
     }
 
     async fn start(
@@ -141,7 +175,7 @@ impl Run {
     }
 
     /// Brings a checkpoint's parts back. An unreachable store is waited for, not taken as proof.
-    async fn fetch(&self, checkpoint: &Checkpoint) -> Result<Origin, BringUpError> {
+    async fn fetch(&self, checkpoint: &Checkpoint) -> Result<(Origin, Arc<Manifest>), BringUpError> {
         let Some(manifest) = &checkpoint.manifest else {
             return Err(BringUpError::Bad("the record names no manifest".to_owned()));
         };
@@ -154,7 +188,9 @@ impl Run {
                 .map_err(|error| BringUpError::Leave(Leave::host(error.to_string())))?;
             match self.shared.checkpoints.fetch(&self.record.id, checkpoint.id, manifest, &folder).await {
                 Ok(manifest) => {
-                    return Ok(Origin::Captured { folder, mode: manifest.mode, needs: manifest.needs });
+                    self.shared.usage.set(&self.record.id, manifest.pack_bytes.iter().sum());
+                    let origin = Origin::Captured { folder, mode: manifest.mode, needs: manifest.needs.clone() };
+                    return Ok((origin, Arc::new(manifest)));
                 }
                 Err(FetchError::Bad(reason)) => return Err(BringUpError::Bad(reason)),
                 Err(FetchError::Host(reason)) => return Err(BringUpError::Leave(Leave::host(reason))),

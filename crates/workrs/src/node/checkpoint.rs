@@ -22,16 +22,20 @@ use workrs_core::{
 };
 use workrs_engine::{CapturedPart, EngineError};
 use workrs_store::{
-    checkpoints::{NewCheckpoint, PartSource},
+    checkpoints::{Base, CheckpointError, NewCheckpoint, PartSource},
     fresh,
     records::RecordError,
 };
 
 use super::{
     Shared, capture_deadline,
+    quota::Allowance,
     run::{Live, Run},
 };
 use crate::{joblog, metrics};
+
+/// How often a pack that a job's checkpoints need is read back.
+const RECHECK_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// What becomes of the job after the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,7 @@ pub(super) struct Captured {
     began: Instant,
     at: Timestamp,
     log_bytes: u64,
+    allowance: Option<Allowance>,
 }
 
 /// Why there is no cut. The job runs on, but for `Disk`.
@@ -99,18 +104,22 @@ pub(super) async fn capture(
     after: After,
 ) -> Result<Captured, CaptureError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| CaptureError::Failed(format!("{what}: {error}"));
+    let allowance = run.shared.usage.allowance(&run.record.id);
+    if let Some(allowance) = allowance.filter(|allowance| allowance.bytes == 0) {
+        return Err(CaptureError::Failed(allowance.exceeded()));
+    }
     let _turn = run.shared.dumps.acquire().await.map_err(|error| failed("cannot wait for a turn", &error))?;
     live.seq += 1;
     let id = CheckpointId { epoch: run.holder.epoch, seq: live.seq };
-    let folder = run.work_dir.join(format!("checkpoint-{}", live.seq));
-    tokio::fs::create_dir_all(&folder).await.map_err(|error| failed("cannot create a folder for the dump", &error))?;
-    let mut files = CutFiles { folder: folder.clone(), parts: Vec::new() };
-
     let at = fresh::now();
     let began = Instant::now();
     let mut frozen = live.container.freeze().await?;
     let frozen_since = frozen.since();
     let run_time = live.clock.stop();
+    let staging = run.shared.staging.choose(if mode == CheckpointMode::Full { frozen.memory_bytes() } else { 0 });
+    let folder = staging.join(format!("{}-{id}", run.record.id));
+    let mut files = CutFiles { folder: folder.clone(), parts: Vec::new() };
+    std::fs::create_dir_all(&folder).map_err(|error| failed("cannot create a folder for the dump", &error))?;
     let capture = frozen.capture(mode, &folder, capture_deadline(run.record.spec.memory_bytes)).await;
     let log_bytes = live.pump.drain().await;
     match after {
@@ -129,10 +138,11 @@ pub(super) async fn capture(
     let capture = capture?;
     files.parts.extend(capture.parts.into_iter().map(|part| match part {
         CapturedPart::Folder { name, path } => PartSource::Folder { name, path },
-        CapturedPart::Image { name, path } => PartSource::Image { name, path },
+        CapturedPart::Image { name, path, changed } => PartSource::Image { name, path, changed },
     }));
+    live.lineage.note_capture(&mut files.parts);
     let log_bytes = log_bytes.map_err(|error| failed("cannot keep the log", &error))?;
-    Ok(Captured { id, mode, needs: capture.needs, files, run_time, standstill, began, at, log_bytes })
+    Ok(Captured { id, mode, needs: capture.needs, files, run_time, standstill, began, at, log_bytes, allowance })
 }
 
 /// What came of a cut.
@@ -141,6 +151,10 @@ pub(super) enum Committed {
     Yes {
         /// The record that says so.
         record: Box<JobRecord>,
+        /// What the next one can build on.
+        base: Box<Base>,
+        /// A pack of it was read back just now.
+        rechecked: bool,
         /// The log is durable up to here.
         log_stored: u64,
         /// Run time at the cut.
@@ -169,6 +183,8 @@ impl Upload {
             log_path: live.pump.path().to_owned(),
             log_from: live.pump.from(),
             log_stored: live.log_stored,
+            base: live.lineage.base().cloned(),
+            recheck: live.rechecked_at.elapsed() >= RECHECK_EVERY,
             committing: Arc::clone(&committing),
             captured,
         };
@@ -206,6 +222,8 @@ struct UploadTask {
     log_path: PathBuf,
     log_from: u64,
     log_stored: u64,
+    base: Option<Base>,
+    recheck: bool,
     committing: Arc<AtomicBool>,
     captured: Captured,
 }
@@ -213,12 +231,12 @@ struct UploadTask {
 impl UploadTask {
     async fn run(self) -> Committed {
         match self.store().await {
-            Ok(checkpoint) => self.commit(checkpoint).await,
+            Ok((checkpoint, base)) => self.commit(checkpoint, base).await,
             Err(reason) => Committed::Failed(reason),
         }
     }
 
-    async fn store(&self) -> Result<Checkpoint, String> {
+    async fn store(&self) -> Result<(Checkpoint, Base), String> {
         let Self { shared, record, captured, .. } = self;
         let segment = joblog::Segment { epoch: self.holder.epoch, from: self.log_stored, to: captured.log_bytes };
         let log = joblog::store_segment(&shared.blobs, &record.id, segment, &self.log_path, self.log_from);
@@ -232,11 +250,19 @@ impl UploadTask {
             run_ms: captured.run_time.as_millis() as u64,
             log_bytes: captured.log_bytes,
             parts: &captured.files.parts,
+            base: self.base.as_ref(),
+            limit_bytes: captured.allowance.map(|allowance| allowance.bytes),
         };
-        let stored =
-            shared.checkpoints.store(new).await.map_err(|error| format!("cannot store the checkpoint: {error}"))?;
+        let stored = shared.checkpoints.store(new).await.map_err(|error| match (error, captured.allowance) {
+            (CheckpointError::OverLimit { .. }, Some(allowance)) => allowance.exceeded(),
+            (error, _) => format!("cannot store the checkpoint: {error}"),
+        })?;
         metrics::UPLOADED_BYTES.add(stored.uploaded_bytes);
-        Ok(Checkpoint {
+        let base = match &self.base {
+            Some(base) => base.followed_by(stored.contents),
+            None => Base::new(stored.contents),
+        };
+        let checkpoint = Checkpoint {
             id: captured.id,
             mode: captured.mode,
             manifest: Some(stored.manifest),
@@ -248,10 +274,11 @@ impl UploadTask {
             uploaded_bytes: stored.uploaded_bytes,
             run_ms: captured.run_time.as_millis() as u64,
             log_bytes: captured.log_bytes,
-        })
+        };
+        Ok((checkpoint, base))
     }
 
-    async fn commit(&self, checkpoint: Checkpoint) -> Committed {
+    async fn commit(&self, checkpoint: Checkpoint, mut base: Base) -> Committed {
         self.committing.store(true, Ordering::SeqCst);
         let operation = fresh::operation();
         let event = JobEvent::CheckpointCommitted { holder: self.holder.clone(), checkpoint };
@@ -275,11 +302,40 @@ impl UploadTask {
         );
         metrics::CHECKPOINTS.add(1);
         metrics::STANDSTILL_MS.add(self.captured.standstill.as_millis() as u64);
-        let keep: Vec<_> = record.named_checkpoints().filter_map(|checkpoint| checkpoint.manifest.as_ref()).collect();
-        if let Err(error) = self.shared.checkpoints.collect(&record.id, &keep, self.holder.epoch, None).await {
-            tracing::warn!(job = %record.id, %error, "cannot remove old checkpoints, the next one will try again");
-        }
+        self.clean_up(&record).await;
+        let rechecked = self.recheck && self.read_back(&mut base).await;
         let (log_stored, run_time) = (self.captured.log_bytes, self.captured.run_time);
-        Committed::Yes { record: Box::new(record), log_stored, run_time }
+        Committed::Yes { record: Box::new(record), base: Box::new(base), rechecked, log_stored, run_time }
+    }
+
+    /// Deletes what no kept checkpoint needs.
+    async fn clean_up(&self, record: &JobRecord) {
+        let keep: Vec<_> = record.named_checkpoints().filter_map(|checkpoint| checkpoint.manifest.as_ref()).collect();
+        match self.shared.checkpoints.collect(&record.id, &keep, self.holder.epoch, None).await {
+            Ok(collected) => self.shared.usage.set(&record.id, collected.kept_bytes),
+            Err(error) => {
+                tracing::warn!(job = %record.id, %error, "cannot remove old checkpoints, the next one will try again");
+            }
+        }
+    }
+
+    /// Looks whether an older pack is still what was written. What is not is stored anew by the next checkpoint.
+    async fn read_back(&self, base: &mut Base) -> bool {
+        match self.shared.checkpoints.recheck(base).await {
+            Ok(0) => true,
+            Ok(damaged) => {
+                metrics::DAMAGED_CHUNKS.add(damaged as u64);
+                tracing::error!(
+                    job = %self.record.id,
+                    damaged,
+                    "blobs of its checkpoints are damaged; the next checkpoint stores these parts anew"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::warn!(job = %self.record.id, %error, "cannot read a checkpoint back, will try again");
+                false
+            }
+        }
     }
 }

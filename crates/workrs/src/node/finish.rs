@@ -56,8 +56,12 @@ impl Run {
             }
         };
         let event = JobEvent::Finished { holder: self.holder.clone(), at: fresh::now(), outcome, outputs, log_bytes };
+        let succeeded = matches!(event, JobEvent::Finished { outcome: Outcome::Succeeded, .. });
         self.commit(event).await?;
         metrics::FINISHED.add(1);
+        if succeeded {
+            self.note_run_time(live.clock.elapsed()).await;
+        }
         Ok(Leave::Done)
     }
 

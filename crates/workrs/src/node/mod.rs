@@ -4,6 +4,7 @@
 //! - [`lease`]: joins the group, stays in it, and compares what it runs with what the records say.
 //! - [`claim`]: takes queued jobs that fit.
 //! - [`run`]: one task a job, from the claim to the finish; [`checkpoint`] is its part that saves the job.
+//! - [`faults`]: counts how often nodes die, which [`planning`] turns into the time of the next checkpoint.
 //! - [`reap`]: gives the jobs of dead processes back to the queue.
 //!
 //! A task that holds a job commits only under its holder (node, process, epoch); once that is no longer the
@@ -13,13 +14,18 @@ mod bring_up;
 mod checkpoint;
 mod claim;
 mod clock;
+mod faults;
 mod files;
 mod finish;
 mod inputs;
 mod lease;
+mod lineage;
 mod outputs;
+mod planning;
+mod quota;
 mod reap;
 mod run;
+mod staging;
 mod sweep;
 
 use std::{
@@ -51,7 +57,9 @@ pub use self::{
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
     lease::NodeInfo,
+    quota::CheckpointQuota,
 };
+use self::{planning::Estimates, quota::CheckpointUsage, staging::Staging};
 use crate::joblog::LiveLogs;
 
 /// What a node needs to know about itself.
@@ -73,8 +81,16 @@ pub struct NodeConfig {
     pub log_limit_bytes: u64,
     /// How long a job waits for a node that fits its checkpoint before it is started clean.
     pub unfit_wait: Duration,
-    /// Where attempts keep their logs and captures; on the file system of the engine's disks.
+    /// Where attempts keep their logs and captures.
     pub work_dir: PathBuf,
+    /// A folder on a file system in memory, for captures that fit there. Its size is not in `memory_bytes`.
+    pub memory_dir: Option<PathBuf>,
+    /// How much checkpoint data jobs may have.
+    pub checkpoint_quota: CheckpointQuota,
+    /// The mean time between a node's faults that is assumed before any was seen.
+    pub prior_mtbf: Duration,
+    /// How long outputs, log and record of a finished job stay; `None` means for ever.
+    pub keep_finished: Option<Duration>,
 }
 
 /// The parts that a node is made of.
@@ -108,6 +124,9 @@ pub(crate) struct Shared {
     cooldowns: Mutex<HashMap<JobId, Cooldown>>,
     /// Dumps on a node run one after another.
     dumps: Semaphore,
+    staging: Staging,
+    usage: CheckpointUsage,
+    estimates: Estimates,
     /// Signals that capacity or a cooldown changed.
     freed: Notify,
     /// Signals that the records should be compared with what runs here.
@@ -201,6 +220,9 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
         jobs: Mutex::default(),
         cooldowns: Mutex::default(),
         dumps: Semaphore::new(1),
+        staging: Staging { memory: config.memory_dir.clone(), disk: config.work_dir.clone() },
+        usage: CheckpointUsage::new(config.checkpoint_quota),
+        estimates: Estimates::new(config.prior_mtbf),
         freed: Notify::new(),
         reconcile: Notify::new(),
         draining: AtomicBool::new(false),
@@ -218,6 +240,7 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     let (lease_sender, lease_receiver) = watch::channel(lease);
     shared.spawn(lease::keep(Arc::clone(&shared), lease_sender));
     shared.spawn(lease::reconcile(Arc::clone(&shared)));
+    shared.spawn(faults::watch(Arc::clone(&shared)));
     shared.spawn(reap::run(Arc::clone(&shared)));
     shared.spawn(sweep::run(Arc::clone(&shared)));
     if shared.capabilities.run.is_ok() {
@@ -266,24 +289,24 @@ impl RunningNode {
         let unsaved_since = |slot: &Slot| *slot.unsaved_since.lock().unwrap_or_else(PoisonError::into_inner);
         let mut held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (unsaved_since(slot), id.clone())).collect();
         held.sort();
+        // Dumps take turns in this order; while one job is dumped, those before it are uploaded.
         for (_, id) in &held {
             shared.order(id, Order::Save);
-            if tokio::time::timeout_at(deadline, shared.gone(id)).await.is_err() {
-                break;
-            }
         }
-        for (_, id) in &held {
-            shared.order(id, Order::Release);
-        }
-        // Ending a container and committing its release needs no more than moments; what hangs is reaped.
-        let all_gone = async {
+        let all_gone = || async {
             for (_, id) in &held {
                 shared.gone(id).await;
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(10), all_gone).await;
+        let _ = tokio::time::timeout_at(deadline, all_gone()).await;
+        for (_, id) in &held {
+            shared.order(id, Order::Release);
+        }
+        // Ending a container and committing its release needs no more than moments; what hangs is reaped.
+        let _ = tokio::time::timeout(Duration::from_secs(10), all_gone()).await;
         let mut report = std::mem::take(&mut *shared.left.lock().unwrap_or_else(PoisonError::into_inner));
         report.released.extend(shared.jobs().keys().cloned());
+        faults::leave(shared).await;
         let lease = *self.lease.borrow();
         if let Err(error) = shared.records.store().revoke_lease(lease).await {
             tracing::warn!(%error, "cannot leave the group; its lease will end by itself");
@@ -375,6 +398,7 @@ impl Shared {
 
     fn remove(&self, id: &JobId) {
         self.jobs().remove(id);
+        self.usage.forget(id);
         self.freed.notify_waiters();
         self.freed.notify_one();
     }

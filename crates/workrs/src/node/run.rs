@@ -19,6 +19,8 @@ use super::{
     Order, Shared,
     checkpoint::{self, CaptureError, Captured, Committed, Upload},
     clock::RunClock,
+    lineage::Lineage,
+    planning::Prospects,
 };
 use crate::{
     joblog::{self, LogPump},
@@ -79,6 +81,14 @@ pub(super) struct Live {
     pub(super) failures: u32,
     /// Run time at the newest checkpoint, or at the newest try.
     pub(super) checkpointed_at: Duration,
+    /// Run time at the newest checkpoint that was committed, or at the start.
+    pub(super) saved_at: Duration,
+    /// What the next checkpoint builds on.
+    pub(super) lineage: Lineage,
+    /// When a pack was last read back.
+    pub(super) rechecked_at: Instant,
+    /// What is known of how long it runs.
+    pub(super) prospects: Prospects,
 }
 
 pub(super) async fn run(
@@ -138,7 +148,8 @@ impl Run {
 
     /// Runs, checkpointing, until the program ends or must be left; says how to leave it.
     async fn watch_over(&mut self, live: &mut Live) -> Result<Leave, Leave> {
-        self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now() }).await?;
+        let plan = Some(self.plan_note(live));
+        self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now(), plan }).await?;
         self.merge_log(live).await?;
         let dump = &self.shared.capabilities.dump;
         let mode = plan::checkpoint_mode(self.record.spec.checkpoint, dump.is_ok());
@@ -151,10 +162,8 @@ impl Run {
         let mut interrupted = self.interruption().boxed();
         loop {
             let run_time = live.clock.elapsed();
-            let since_checkpoint = run_time.saturating_sub(live.checkpointed_at);
-            let due = mode
-                .filter(|_| upload.is_none())
-                .and_then(|_| plan::next_checkpoint_in(self.record.spec.checkpoint, since_checkpoint, live.failures));
+            let decision = self.decide(live);
+            let due = decision.checkpoint_in.filter(|_| mode.is_some() && upload.is_none());
             let left = timeout.map(|timeout| timeout.saturating_sub(run_time));
             tokio::select! {
                 biased;
@@ -175,6 +184,7 @@ impl Run {
                     checkpoint::settle(upload).await;
                     return self.end_with(live, Outcome::Failed { failure: Failure::TimedOut { limit_ms } }).await;
                 }
+                () = sleep_for(decision.replan_in) => self.note_plan(live).await?,
                 () = sleep_for(due) => {
                     let mode = mode.unwrap_or(CheckpointMode::Full);
                     let captured = tokio::select! {
@@ -223,13 +233,19 @@ impl Run {
 
     async fn note_committed(&mut self, live: &mut Live, committed: Committed) -> Result<(), Leave> {
         match committed {
-            Committed::Yes { record, log_stored, run_time } => {
+            Committed::Yes { record, base, rechecked, log_stored, run_time } => {
                 self.record = *record;
+                live.lineage.note_commit(*base);
+                if rechecked {
+                    live.rechecked_at = Instant::now();
+                }
                 live.failures = 0;
                 live.log_stored = log_stored;
                 live.checkpointed_at = run_time;
+                live.saved_at = run_time;
                 self.work_is_saved_but_for(live.clock.elapsed().saturating_sub(run_time));
-                Ok(())
+                self.learn_from_checkpoint();
+                self.note_plan(live).await
             }
             Committed::Fenced => Err(Leave::Fenced),
             Committed::Failed(reason) => self.note_failed(live, reason).await,
@@ -247,7 +263,14 @@ impl Run {
         metrics::CHECKPOINT_FAILURES.add(1);
         tracing::warn!(job = %self.record.id, reason, "the checkpoint failed; the job runs on");
         let event = JobEvent::CheckpointFailed { holder: self.holder.clone(), reason };
-        Ok(self.commit(event).await?)
+        self.commit(event).await?;
+        self.note_plan(live).await
+    }
+
+    /// Puts the plan as it is now into the record.
+    async fn note_plan(&mut self, live: &Live) -> Result<(), Leave> {
+        let plan = self.plan_note(live);
+        Ok(self.commit(JobEvent::Planned { holder: self.holder.clone(), plan }).await?)
     }
 
     async fn kill(&self, live: &Live) {

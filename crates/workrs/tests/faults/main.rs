@@ -8,6 +8,8 @@ mod world;
 
 use std::time::Duration;
 
+use workrs::node::CheckpointQuota;
+use workrs_core::job::Resumable;
 use workrs_engine::fake;
 use workrs_store::faulty::{Fault, Faults};
 
@@ -101,9 +103,30 @@ fn a_job_waits_for_a_host_that_fits_and_then_starts_clean() {
 #[test]
 fn a_job_that_cannot_be_dumped_runs_on_and_says_why() {
     let record = World::undumpable();
-    let workrs_core::job::Resumable::No { reason } = &record.resumable else { panic!("{:?}", record.resumable) };
+    let Resumable::No { reason } = &record.resumable else { panic!("{:?}", record.resumable) };
     assert!(!reason.is_empty());
     assert_eq!(record.totals.attempts, 1);
+}
+
+#[test]
+fn a_job_over_its_quota_runs_on_without_new_checkpoints_and_says_why() {
+    for (quota, whose) in [
+        (CheckpointQuota { job_bytes: Some(1), node_bytes: None }, "of this job"),
+        (CheckpointQuota { job_bytes: None, node_bytes: Some(1) }, "of all jobs of this node"),
+    ] {
+        let record = World::over_quota(quota);
+        let Resumable::No { reason } = &record.resumable else { panic!("{:?}", record.resumable) };
+        assert!(reason.contains(whose) && reason.contains("quota"), "{reason}");
+        assert_eq!((record.totals.checkpoints, record.totals.attempts), (0, 1));
+    }
+}
+
+#[test]
+fn a_finished_job_goes_when_its_time_is_over_and_not_before() {
+    assert_eq!(World::kept_for(Some(Duration::from_millis(1))), (false, 0));
+    let (has_record, blobs) = World::kept_for(Some(Duration::from_secs(3_600)));
+    assert!(has_record && blobs > 0);
+    assert!(World::kept_for(None).0);
 }
 
 #[test]

@@ -6,17 +6,18 @@ use object_store::memory::InMemory;
 use tempfile::TempDir;
 use workrs::{
     joblog,
-    node::{self, FileEntry, FileIndex, NodeConfig, NodeParts, RunningNode},
+    node::{self, CheckpointQuota, FileEntry, FileIndex, NodeConfig, NodeParts, RunningNode},
 };
 use workrs_core::{
     id::{JobId, NodeId, Owner},
-    job::{BlobRef, JobEvent, JobRecord, JobState, Outcome, Start},
+    job::{BlobRef, JobEvent, JobRecord, JobState, Outcome, Standing, Start},
     keys::BlobNames,
     spec::{CheckpointPolicy, JobSpec},
 };
 use workrs_engine::fake::{self, FakeHost};
 use workrs_store::{
     blobs::Blobs,
+    checkpoints::Checkpoints,
     faulty::{Faults, FaultyBlobs, FaultyState},
     fresh,
     records::Records,
@@ -59,6 +60,8 @@ pub struct World {
     job: JobId,
     /// What the job prints: the numbers from 1 to this.
     lines: usize,
+    quota: CheckpointQuota,
+    keep_finished: Option<Duration>,
 }
 
 /// A node's life.
@@ -130,12 +133,41 @@ impl World {
         })
     }
 
+    /// A job whose checkpoints may not take a single byte.
+    pub fn over_quota(quota: CheckpointQuota) -> JobRecord {
+        on_paused_clock(async move {
+            let mut world = Self::new("count", 20).await;
+            world.quota = quota;
+            world.live(Story::Undisturbed, &Faults::none()).await;
+            world.check_result(&world.record().await).await;
+            world.record().await
+        })
+    }
+
+    /// What a job that finished leaves once its time to be kept is over: whether a record, and how many blobs.
+    pub fn kept_for(keep: Option<Duration>) -> (bool, usize) {
+        on_paused_clock(async move {
+            let mut world = Self::new("count", 6).await;
+            world.live(Story::Undisturbed, &Faults::none()).await;
+            world.keep_finished = keep;
+            let life = world.start(&Faults::none()).await.unwrap();
+            // Records carry the wall clock, which does not jump with tokio's.
+            std::thread::sleep(Duration::from_millis(30));
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            let record = life.records.get(&world.job).await.unwrap();
+            life.node.stop(Duration::from_secs(1)).await;
+            let blobs = Blobs::new(world.blobs.clone()).list(&BlobNames(&world.job).prefix()).await.unwrap();
+            (record.is_some(), blobs.len())
+        })
+    }
+
     async fn new(program: &str, lines: usize) -> Self {
         // Thousands of lives: a file system in memory spares their syncs, where there is one.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let host = FakeHost::new(folder.path());
         let job = JobId::new("job").unwrap();
-        let world = Self { host, blobs: Arc::new(InMemory::new()), job, folder, lines };
+        let (blobs, quota) = (Arc::new(InMemory::new()), CheckpointQuota::default());
+        let world = Self { host, blobs, job, folder, lines, quota, keep_finished: None };
         let blobs = Blobs::new(world.blobs.clone());
         let inputs = store_input(&blobs, &world.job).await;
         let mut spec = JobSpec::new("test", vec![program.to_owned(), lines.to_string(), "1000".to_owned()]);
@@ -175,6 +207,10 @@ impl World {
             log_limit_bytes: 1 << 20,
             unfit_wait: Duration::from_secs(600),
             work_dir: self.folder.path().join("work"),
+            memory_dir: None,
+            checkpoint_quota: self.quota,
+            prior_mtbf: Duration::from_secs(3_600),
+            keep_finished: self.keep_finished,
         };
         let parts = NodeParts { records, blobs, engine: Arc::new(self.host.engine()) };
         tokio::select! {
@@ -202,6 +238,21 @@ impl World {
     async fn kill(&self, life: Life) {
         self.host.crash();
         life.node.crash().await;
+        drop(life.records);
+        self.check_restorable().await;
+    }
+
+    /// Whatever happened, the record names only what can be brought back.
+    async fn check_restorable(&self) {
+        let record = self.record().await;
+        let checkpoints = Checkpoints::new(Blobs::new(self.blobs.clone()));
+        let folder = self.folder.path().join("fetched");
+        for checkpoint in record.checkpoints.iter().filter(|checkpoint| checkpoint.standing == Standing::Kept) {
+            let manifest = checkpoint.manifest.as_ref().expect("a kept checkpoint has a manifest");
+            let fetched = checkpoints.fetch(&self.job, checkpoint.id, manifest, &folder).await;
+            assert!(fetched.is_ok(), "checkpoint {} is kept, but {fetched:?}: {record:#?}", checkpoint.id);
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
     }
 
     /// A life, until the job is done, the node died of a fault, or it was stopped.

@@ -2,6 +2,7 @@
 //!
 //! - [`kills`]: jobs of every kind whose node is killed five times; [`programs`]: those jobs.
 //! - [`damage`], [`fingerprint`]: checkpoints that are corrupted, or that no longer fit the host.
+//! - [`economy`]: what checkpoints store, quotas, encryption, plans.
 //! - [`stop`]: nodes that are told to stop; [`cancel`], [`limits`]: jobs that are.
 //! - [`input`], [`storage`]: what users hand over wrongly, and disks that are full.
 //! - [`access`]: who may use a node and its folder.
@@ -13,6 +14,7 @@
 mod access;
 mod cancel;
 mod damage;
+mod economy;
 mod fingerprint;
 mod harness;
 mod host;

@@ -22,8 +22,7 @@ async fn history(blobs: &Blobs, checkpoints: &Checkpoints) -> Vec<(CheckpointId,
 }
 
 async fn checkpoint_names(blobs: &Blobs) -> Vec<String> {
-    let names = BlobNames(&job()).checkpoints();
-    blobs.list(&names).await.unwrap().into_iter().map(|(name, _)| name[names.len()..].to_owned()).collect()
+    checkpoint_blobs(blobs).await.into_iter().map(|(name, _)| name).collect()
 }
 
 #[tokio::test]
@@ -33,9 +32,11 @@ async fn a_collection_leaves_what_is_named_newer_or_in_flight() {
     let keep = [&history[1].2, &history[3].2];
     let before: u64 = blobs.list("").await.unwrap().iter().map(|(_, len)| len).sum();
     let flying = operation("flying");
-    let freed = checkpoints.collect(&job(), &keep, Epoch(2), Some(&flying)).await.unwrap();
+    let collected = checkpoints.collect(&job(), &keep, Epoch(2), Some(&flying)).await.unwrap();
     let after = blobs.list("").await.unwrap();
-    assert_eq!(before - freed, after.iter().map(|(_, len)| len).sum::<u64>());
+    assert_eq!(before - collected.freed_bytes, after.iter().map(|(_, len)| len).sum::<u64>());
+    let kept: u64 = checkpoint_blobs(&blobs).await.iter().map(|(_, len)| len).sum();
+    assert_eq!(collected.kept_bytes, kept - 1, "all that is the job's, but for one byte in flight");
     let expected = [
         "1-2-op.manifest",
         "1-2-op.pack",
@@ -55,7 +56,8 @@ async fn a_collection_leaves_what_is_named_newer_or_in_flight() {
         fetch(&checkpoints, *id, manifest, into.path()).await.unwrap();
         capture.assert_equals(into.path());
     }
-    assert_eq!(checkpoints.collect(&job(), &keep, Epoch(2), Some(&flying)).await, Ok(0), "nothing is left to do");
+    let again = checkpoints.collect(&job(), &keep, Epoch(2), Some(&flying)).await;
+    assert_eq!(again, Ok(Collected { freed_bytes: 0, ..collected }), "nothing is left to do");
     checkpoints.collect(&job(), &keep, Epoch(2), None).await.unwrap();
     assert!(!checkpoint_names(&blobs).await.contains(&"2-3-flying.pack".to_owned()));
 }

@@ -47,7 +47,7 @@ async fn storing_under_every_fault_errs_or_is_whole_and_can_be_repeated() {
         capture.store(&faulty(&memory, &faults), id(1, 1), "op").await.unwrap();
         faults.count()
     };
-    assert_eq!(count, 2, "pack, then manifest");
+    assert_eq!(count, 4, "the pack, its index and chunks read back, the manifest");
     for number in 1..=count {
         for fault in [Fault::Refuse, Fault::LoseAnswer, Fault::CrashBefore, Fault::CrashAfter] {
             let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -69,5 +69,27 @@ async fn storing_under_every_fault_errs_or_is_whole_and_can_be_repeated() {
             fetch(&sound, id(1, 1), &stored.manifest, into.path()).await.unwrap();
             capture.assert_equals(into.path());
         }
+    }
+}
+
+#[test]
+fn a_capture_ends_once_nobody_wants_it() {
+    let capture = Capture::typical();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_, checkpoints) = in_memory();
+    let stored = runtime.block_on(capture.store(&checkpoints, id(1, 1), "op")).unwrap();
+    let head = Manifest {
+        packs: vec![],
+        pack_bytes: vec![],
+        pack_indexes: vec![],
+        parts: vec![],
+        ..(*stored.contents).clone()
+    };
+    // Whether there is something to send, or nothing.
+    for base in [None, Some(base(&stored))] {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        drop(receiver);
+        let read = crate::checkpoints::capture::read(&capture.parts(), base.as_ref(), head.clone(), "p".into(), sender);
+        assert!(matches!(read, Err(CheckpointError::Capture(reason)) if reason.contains("ended early")));
     }
 }

@@ -1,8 +1,13 @@
 //! What the tests of checkpoints share: captures to store, and stores that fail.
 
 mod collect;
+mod crashes;
 mod damage;
 mod faults;
+mod forms;
+mod histories;
+mod limits;
+mod reuse;
 mod round_trips;
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
@@ -45,6 +50,8 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 #[derive(Debug)]
 struct Capture {
     folder: tempfile::TempDir,
+    /// What is said to have changed of the disk.
+    changed: Option<ByteRanges>,
 }
 
 impl Capture {
@@ -61,7 +68,7 @@ impl Capture {
             let end = (at + bytes.len() as u64).min(len);
             disk.write_all_at(&bytes[..end.saturating_sub(*at) as usize], *at).unwrap();
         }
-        Self { folder }
+        Self { folder, changed: None }
     }
 
     /// A few files, some of them alike, and a disk with holes.
@@ -82,11 +89,26 @@ impl Capture {
     fn parts(&self) -> [PartSource; 2] {
         [
             PartSource::Folder { name: "memory".into(), path: self.folder.path().join("memory") },
-            PartSource::Image { name: "disk".into(), path: self.folder.path().join("disk") },
+            PartSource::Image {
+                name: "disk".into(),
+                path: self.folder.path().join("disk"),
+                changed: self.changed.clone(),
+            },
         ]
     }
 
     async fn store(&self, checkpoints: &Checkpoints, id: CheckpointId, op: &str) -> Result<Stored, CheckpointError> {
+        self.store_on(checkpoints, id, op, None, None).await
+    }
+
+    async fn store_on(
+        &self,
+        checkpoints: &Checkpoints,
+        id: CheckpointId,
+        op: &str,
+        base: Option<&Base>,
+        limit_bytes: Option<u64>,
+    ) -> Result<Stored, CheckpointError> {
         let new = NewCheckpoint {
             job: &job(),
             id,
@@ -96,8 +118,17 @@ impl Capture {
             run_ms: 11,
             log_bytes: 22,
             parts: &self.parts(),
+            base,
+            limit_bytes,
         };
         checkpoints.store(new).await
+    }
+
+    /// Whether a checkpoint brings exactly this capture back.
+    async fn assert_fetched(&self, checkpoints: &Checkpoints, id: CheckpointId, manifest: &BlobRef) {
+        let into = tempfile::tempdir().unwrap();
+        fetch(checkpoints, id, manifest, into.path()).await.unwrap();
+        self.assert_equals(into.path());
     }
 
     /// Whether `folder` holds exactly this capture.
@@ -135,4 +166,16 @@ fn in_memory() -> (Blobs, Checkpoints) {
 
 fn faulty(memory: &Arc<dyn ObjectStore>, faults: &Faults) -> Checkpoints {
     Checkpoints::new(Blobs::new(Arc::new(FaultyBlobs::new(Arc::clone(memory), faults.clone()))))
+}
+
+/// A base of what was just stored.
+fn base(stored: &Stored) -> Base {
+    Base::new(Arc::clone(&stored.contents))
+}
+
+/// Names and lengths of a job's blobs, without what they have in common.
+async fn checkpoint_blobs(blobs: &Blobs) -> Vec<(String, u64)> {
+    let prefix = workrs_core::keys::BlobNames(&job()).checkpoints();
+    let blobs = blobs.list(&prefix).await.unwrap();
+    blobs.into_iter().map(|(name, len)| (name[prefix.len()..].to_owned(), len)).collect()
 }

@@ -1,9 +1,12 @@
+mod sealed;
+
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use super::*;
 use crate::faulty::{Fault, Faults, FaultyBlobs};
 
-const PART: usize = 8 << 20;
+/// Small parts, because a cipher that is not optimised is slow.
+const PART: usize = 256 << 10;
 
 struct Opened {
     blobs: Blobs,
@@ -11,11 +14,24 @@ struct Opened {
     folder: Option<tempfile::TempDir>,
 }
 
-fn all_stores() -> [Opened; 2] {
+fn key(digit: char) -> BlobKey {
+    BlobKey::parse(&digit.to_string().repeat(64)).unwrap()
+}
+
+/// A store in a folder, and one in memory.
+fn two_stores() -> [Opened; 2] {
     let folder = tempfile::tempdir().unwrap();
     let file = Blobs::open(&format!("file://{}/new/root", folder.path().display())).unwrap();
     let memory = Blobs::open("memory:").unwrap();
     [Opened { blobs: file, folder: Some(folder) }, Opened { blobs: memory, folder: None }]
+}
+
+fn keyed_stores() -> [Opened; 2] {
+    two_stores().map(|Opened { blobs, folder }| Opened { blobs: blobs.with_key(key('1')), folder })
+}
+
+fn all_stores() -> impl Iterator<Item = Opened> {
+    two_stores().into_iter().chain(keyed_stores())
 }
 
 fn pattern(len: usize) -> Bytes {
@@ -39,7 +55,7 @@ fn files_below(folder: &std::path::Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn what_was_put_is_read_in_every_way() {
     for Opened { blobs, folder } in all_stores() {
-        for len in [0, 1, 1000, 3 << 20] {
+        for len in [0, 1, 1000, (1 << 20) + 1] {
             let bytes = pattern(len);
             let name = format!("jobs/j.1/inputs/op/{len}");
             let blob = blobs.put(&name, bytes.clone()).await.unwrap();
@@ -62,7 +78,7 @@ async fn a_writer_takes_any_length_and_any_pieces() {
     for Opened { blobs, folder } in all_stores() {
         for len in [0, 1, PART - 1, PART, PART + 1, 3 * PART + 5] {
             let bytes = pattern(len);
-            let mut writer = blobs.writer("jobs/j/log/1");
+            let mut writer = blobs.writer_of_parts("jobs/j/log/1", PART);
             for piece in [&bytes[..len / 7], &bytes[len / 7..len / 7 * 3], &bytes[len / 7 * 3..]] {
                 writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
             }
@@ -79,7 +95,7 @@ async fn an_unfinished_blob_is_never_seen() {
     for Opened { blobs, folder } in all_stores() {
         for abort in [true, false] {
             for len in [1, 2 * PART + 1] {
-                let mut writer = blobs.writer("jobs/j/log/1");
+                let mut writer = blobs.writer_of_parts("jobs/j/log/1", PART);
                 writer.write(pattern(len)).await.unwrap();
                 assert_eq!(blobs.list("").await, Ok(Vec::new()));
                 if abort {
@@ -167,7 +183,7 @@ async fn the_folder_is_its_owners_and_leftovers_of_dead_writers_go() {
     blobs.put("jobs/a/x", Bytes::new()).await.unwrap();
     blobs.put("jobs/b/x", Bytes::new()).await.unwrap();
     // What a writer that was killed leaves.
-    for name in ["jobs/a/log/1#1", "jobs/a/x#12", "jobs/b/y#1"] {
+    for name in ["jobs/a/log/1#1", "jobs/a/log/2.sealed#1", "jobs/a/x#12", "jobs/b/y#1"] {
         std::fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
         std::fs::write(root.join(name), b"unfinished").unwrap();
     }
@@ -187,7 +203,7 @@ fn urls_and_names_that_cannot_be_used_are_refused() {
         assert!(text.contains("file:///"), "{text}");
     }
     assert!(matches!(Blobs::open("file:///proc/nothing/here"), Err(BlobError::InvalidUrl(_))));
-    for name in ["a b#1\n", "/a", "a/", "a//b", "a/../b", "."] {
+    for name in ["a b#1\n", "/a", "a/", "a//b", "a/../b", ".", "a.sealed"] {
         assert!(path(name).is_err(), "{name:?}");
     }
     assert_eq!(path("jobs/a-b_c.d/1-2-op.pack").unwrap().as_ref(), "jobs/a-b_c.d/1-2-op.pack");
@@ -210,20 +226,21 @@ fn a_full_disk_is_found_behind_other_errors() {
 async fn a_writer_under_every_fault_errs_or_its_blob_is_whole() {
     let bytes = pattern(2 * PART + 9);
     let write = async |blobs: &Blobs| {
-        let mut writer = blobs.writer("b");
+        let mut writer = blobs.writer_of_parts("b", PART);
         writer.write(bytes.clone()).await?;
         writer.finish().await
     };
+    let plain: fn(Arc<dyn ObjectStore>) -> Blobs = Blobs::new;
+    let sealed: fn(Arc<dyn ObjectStore>) -> Blobs = |store| Blobs::new(store).with_key(key('1'));
     let faults = Faults::none();
-    write(&Blobs::new(Arc::new(FaultyBlobs::new(Arc::new(InMemory::new()), faults.clone())))).await.unwrap();
+    write(&plain(Arc::new(FaultyBlobs::new(Arc::new(InMemory::new()), faults.clone())))).await.unwrap();
     assert!(faults.count() >= 5, "start, three parts, completion");
-    for number in 1..=faults.count() {
+    for (number, open) in (1..=faults.count()).flat_map(|number| [(number, plain), (number, sealed)]) {
         for fault in [Fault::Refuse, Fault::LoseAnswer] {
             let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let faulty = Blobs::new(Arc::new(FaultyBlobs::new(Arc::clone(&memory), Faults::at(number, fault))));
-            let result = write(&faulty).await;
+            let result = write(&open(Arc::new(FaultyBlobs::new(Arc::clone(&memory), Faults::at(number, fault))))).await;
             assert!(matches!(result, Err(BlobError::Unavailable(_))), "{number} {fault:?}: {result:?}");
-            let sound = Blobs::new(memory);
+            let sound = open(memory);
             match sound.get_unverified("b").await {
                 Ok(found) => assert_eq!(found, bytes, "{number} {fault:?}"),
                 Err(error) => assert_eq!(error, BlobError::Missing("b".into())),
