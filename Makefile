@@ -45,7 +45,7 @@ test: setup lint ## Run all tests, the real ones with runc and CRIU, too (root o
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
 
 .PHONY: bench
-bench: ## Measure checkpoints and restores, next to podman's
+bench: ## Measure checkpoints and restores, next to podman, Docker and runc
 	@scripts/setup.sh --bench
 	@scripts/bench.sh
 

@@ -4,12 +4,16 @@ set -euo pipefail
 
 usage() {
     cat <<END
-usage: scripts/bench.sh [--workrs FILE] [--only PART[,PART…]] [--rounds N] [--json FILE]
-  --workrs FILE  measure this executable; by default a release build of this checkout
-  --only PARTS   checkpoint, noop, queue, large; all by default
+usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--workrs FILE] [--out DIR]
+  --full         every kind of data at 50, 500 and 2,000 MB; by default a choice of them
+  --only NAMES   separated by commas: checkpoint, noop, queue, chunking, matrix (the table of kinds of data by size),
+                 a kind (list, array, dict, sqlite, c, disk, bytes), or a kind and its megabytes (list-50)
+  --tools NAMES  of workrs, podman, docker, for the table; all by default
   --rounds N     rounds of the paired measurements; 7 by default
-  --json FILE    write every single value there, too
-Needs root, runc and CRIU (scripts/setup.sh); compares with podman where it is installed (scripts/setup.sh --bench).
+  --workrs FILE  measure this executable; by default a release build of this checkout
+  --out DIR      where results.md, results.csv and results.json go; target/bench by default
+Needs root, runc and CRIU (scripts/setup.sh); compares with podman and Docker where they are installed
+(scripts/setup.sh --bench).
 exit codes: 0 measured (missed goals are told, not judged), 1 something could not be measured, 64 wrong usage
 END
 }
@@ -17,15 +21,25 @@ END
 root_dir=$(dirname "$(dirname "$(readlink -f "$0")")")
 # Users' PATHs often lack the sbin folders. /usr/local/sbin goes first, as a newer CRIU is put there.
 export PATH="/usr/local/sbin:$PATH:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin"
+target_dir=${CARGO_TARGET_DIR:-$root_dir/target}
 
 workrs=
+out=$target_dir/bench
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) usage && exit ;;
-    --workrs | --only | --rounds | --json)
+    --full)
+        arguments+=("$1")
+        shift
+        ;;
+    --workrs | --only | --tools | --rounds | --out)
         if [ $# -lt 2 ]; then usage >&2 && exit 64; fi
-        if [ "$1" = --workrs ]; then workrs=$2; else arguments+=("$1" "$2"); fi
+        case $1 in
+        --workrs) workrs=$2 ;;
+        --out) out=$2 ;;
+        *) arguments+=("$1" "$2") ;;
+        esac
         shift 2
         ;;
     *) usage >&2 && echo "error: unknown option $1" >&2 && exit 64 ;;
@@ -38,8 +52,9 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 if [ -z "$workrs" ]; then
-    cargo build --quiet --release --package workrs --manifest-path "$root_dir/Cargo.toml"
-    workrs=${CARGO_TARGET_DIR:-$root_dir/target}/release/workrs
+    cargo build --quiet --release --locked --package workrs --manifest-path "$root_dir/Cargo.toml"
+    workrs=$target_dir/release/workrs
 fi
 # Python's folders of compiled files do not belong into the checkout.
-PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 "$root_dir/scripts/bench/main.py" "$workrs" "${arguments[@]}"
+export PYTHONDONTWRITEBYTECODE=1
+exec /usr/bin/python3 "$root_dir/scripts/bench/main.py" "$workrs" --out "$out" "${arguments[@]}"

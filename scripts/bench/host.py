@@ -18,8 +18,9 @@ def describe(workrs: str) -> list[str]:
         f"CRIU {first_line(['criu', '--version']).removeprefix('Version: ')}",
         f"Python {platform.python_version()}",
     ]
-    if shutil.which("podman"):
-        versions.append(first_line(["podman", "--version"]).replace("version ", ""))
+    for peer in ("podman", "dockerd"):
+        if shutil.which(peer):
+            versions.append(first_line([peer, "--version"]).replace("version ", "").partition(",")[0])
     memory_kib = int(field("/proc/meminfo", "MemTotal").split()[0])
     return [
         f"processor  {field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores, {platform.machine()}",
@@ -66,6 +67,20 @@ def file_system(path: str) -> str:
 def scratch_root() -> str:
     """A folder on a disk: what lies on a tmpfs is no measure of a checkpoint."""
     return os.environ.get("WORKRS_BENCH_DIR", "/var/tmp")
+
+
+def remove_cgroups(path: str) -> None:
+    root = "/sys/fs/cgroup"
+    for tree in [root, *(os.path.join(root, name) for name in os.listdir(root))]:
+        for folder, _, _ in os.walk(os.path.join(tree, path), topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass  # a process is still ending in it, or it is no cgroup; empty ones cost nothing
+
+
+def folder_bytes(folder: str) -> int:
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
 
 
 class CleanUp:

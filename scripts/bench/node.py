@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import host
+import process
 
 START_DEADLINE_S = 120
 JOB_DEADLINE_S = 120
@@ -35,17 +36,18 @@ class Api:
         return self.call("POST", "/api/v1/jobs", job)
 
     def submit_script(self, path: str, **spec) -> dict:
-        boundary = "workrs-bench-boundary"
-        with open(path, encoding="utf-8") as file:
+        """Hands over a script or a program."""
+        boundary = b"workrs-bench-boundary"
+        with open(path, "rb") as file:
             script = file.read()
         parts = [
-            ('name="spec"', json.dumps(spec)),
-            (f'name="script"; filename="{os.path.basename(path)}"', script),
+            (b'name="spec"', json.dumps(spec).encode()),
+            (b'name="script"; filename="%s"' % os.path.basename(path).encode(), script),
         ]
-        part = "--{}\r\ncontent-disposition: form-data; {}\r\n\r\n{}\r\n"
-        body = "".join(part.format(boundary, head, text) for head, text in parts) + f"--{boundary}--\r\n"
-        headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
-        self._connection.request("POST", "/api/v1/jobs", body.encode(), headers)
+        part = b"--%s\r\ncontent-disposition: form-data; %s\r\n\r\n%s\r\n"
+        body = b"".join(part % (boundary, head, content) for head, content in parts) + b"--%s--\r\n" % boundary
+        headers = {"content-type": f"multipart/form-data; boundary={boundary.decode()}"}
+        self._connection.request("POST", "/api/v1/jobs", body, headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.status >= 300:
@@ -75,11 +77,11 @@ class Api:
 class Node:
     """A node in a data folder of its own, on a port of its own."""
 
-    def __init__(self, workrs: str, clean_up: host.CleanUp, disk_pool: str, options: list[str] | None = None) -> None:
+    def __init__(self, workrs: str, clean_up: host.CleanUp, disk_pool: str) -> None:
         self.folder = clean_up.scratch("node")
         self.name = f"bench-{os.getpid()}"
         self._workrs = workrs
-        self._options = ["--disk-pool", disk_pool, *(options or [])]
+        self._options = ["--disk-pool", disk_pool]
         self._process: subprocess.Popen | None = None
         self.log_path = os.path.join(self.folder, "node.log")
         self.address = ""
@@ -111,9 +113,13 @@ class Node:
     def api(self) -> Api:
         return Api(self.address)
 
+    @property
+    def pid(self) -> int:
+        assert self._process, "the node is down"
+        return self._process.pid
+
     def peak_memory_mib(self) -> float:
-        assert self._process
-        return int(host.field(f"/proc/{self._process.pid}/status", "VmHWM").split()[0]) / 1024
+        return process.peak_mib([self.pid])
 
     def kill(self) -> None:
         """As a power cut would, but for the kernel."""
@@ -122,6 +128,9 @@ class Node:
         if self._process:
             self._process.wait()
         self._process = None
+
+    def exists(self) -> bool:
+        return os.path.exists(self.folder)
 
     def log_tail(self) -> str:
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
@@ -134,9 +143,9 @@ class Node:
         deadline = time.monotonic() + 30
         while in_use(data) and time.monotonic() < deadline:
             time.sleep(0.05)
-        remove_cgroups(f"workrs/{self.name}")
+        host.remove_cgroups(f"workrs/{self.name}")
         # At once, not at the end: the pool of job disks is preallocated.
-        if os.path.exists(self.folder):
+        if self.exists():
             shutil.rmtree(self.folder)
 
 
@@ -157,13 +166,3 @@ def in_use(folder: str) -> bool:
         except OSError:
             pass  # no loop device, or free
     return False
-
-
-def remove_cgroups(path: str) -> None:
-    root = "/sys/fs/cgroup"
-    for tree in [root, *(os.path.join(root, name) for name in os.listdir(root))]:
-        for folder, _, _ in os.walk(os.path.join(tree, path), topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                pass  # a process is still ending in it, or it is no cgroup; empty ones cost nothing

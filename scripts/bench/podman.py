@@ -1,108 +1,96 @@
-"""The peer: podman with runc and CRIU, with storage of its own, on a minimal root made of the host's Python."""
+"""A peer: podman with runc and CRIU, with storage of its own."""
 
 import os
 import resource
-import shutil
 import subprocess
-import sysconfig
 import time
 
 import host
-import node
+import process
+from rootfs import Root
+from tools import Checkpoint, Restore, Tool, Work
 
 IMAGE = "workrs-bench"
-# Of Python's own library, what no measured job imports.
-LEFT_OUT = {"__pycache__", "test", "idlelib", "tkinter", "ensurepip", "lib2to3", "pydoc_data", "dist-packages"}
 LOCKS = "/dev/shm/libpod_lock"
+TIMEOUT_S = 300
+# Its own defaults are above what an unprivileged node may raise, and then no container starts.
+OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+LIMITS = ["--network", "none", "--ulimit", f"nofile={OPEN_FILES}:{OPEN_FILES}", "--ulimit", "nproc=4096:4096"]
 
 
 class Podman:
-    """Runs the measured job in containers; every call's wall time counts."""
+    """Podman, with an image of the shared root."""
 
-    def __init__(self, clean_up: host.CleanUp) -> None:
+    def __init__(self, clean_up: host.CleanUp, root: Root) -> None:
         self.folder = clean_up.scratch("podman")
         had_locks = os.path.exists(LOCKS)
         clean_up.add(lambda: self._remove(had_locks))
         self._command = ["podman", "--root", f"{self.folder}/storage", "--runroot", f"{self.folder}/run"]
         self._command += ["--tmpdir", f"{self.folder}/tmp", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
         self._command += ["--events-backend", "none", "--log-level", "error"]
-        self._archive = f"{self.folder}/checkpoint.tar"
+        self.call("import", "--quiet", root.archive, IMAGE)
 
-    def call(self, *arguments: str) -> str:
-        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, check=False, timeout=120)
-        if done.returncode != 0:
-            raise RuntimeError(f"podman {' '.join(arguments[:2])}: {(done.stderr or done.stdout).strip()[:300]}")
-        return done.stdout.strip()
+    def call(self, *arguments: str) -> process.Done:
+        return process.run([*self._command, *arguments], TIMEOUT_S, " ".join(["podman", *arguments[:2]]))
 
-    def make_image(self) -> None:
-        root = f"{self.folder}/root"
-        make_root(root)
-        archive = f"{self.folder}/root.tar"
-        subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
-        self.call("import", "--quiet", archive, IMAGE)
-        os.remove(archive)
-
-    def start(self, name: str, script: str, *arguments: str) -> None:
-        # Its own defaults are above what an unprivileged node may raise, and then the container does not start.
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        limits = ["--ulimit", f"nofile={files}:{files}", "--ulimit", "nproc=4096:4096"]
-        limits += ["--memory", "1g", "--cpus", "1"]
-        call = ["run", "--detach", "--network", "none", "--name", name, *limits]
-        call += ["--volume", f"{script}:/job.py:ro", IMAGE, "python3", "/job.py", *arguments]
-        self.call(*call)
-
-    def wait_ready(self, name: str) -> None:
-        deadline = time.monotonic() + 30
-        while "ready" not in self.call("logs", name):
-            if time.monotonic() > deadline:
-                raise RuntimeError("podman's job does not get ready")
-            time.sleep(0.1)
-
-    def checkpoint(self, name: str) -> float:
-        """Milliseconds of the command."""
-        began = time.monotonic()
-        self.call("container", "checkpoint", name, "--export", self._archive, "--leave-running")
-        return (time.monotonic() - began) * 1e3
-
-    def exported_bytes(self) -> int:
-        return os.path.getsize(self._archive)
-
-    def restore(self, name: str) -> float:
-        """Ends the container and brings it back from the exported checkpoint; milliseconds of the command."""
-        self.remove(name)
-        began = time.monotonic()
-        self.call("container", "restore", "--import", self._archive)
-        took = (time.monotonic() - began) * 1e3
-        if self.call("inspect", "--format", "{{.State.Running}}", name) != "true":
-            raise RuntimeError("podman's restored container does not run")
-        return took
-
-    def remove(self, name: str) -> None:
-        self.call("rm", "--force", "--time", "0", name)
+    def run_true(self) -> float:
+        """Milliseconds of a container that does nothing."""
+        return self.call("run", "--rm", *LIMITS, IMAGE, "true").took_ms
 
     def _remove(self, had_locks: bool) -> None:
         self.call("rm", "--all", "--force", "--time", "0")
         self.call("rmi", "--all", "--force")
         subprocess.run(["umount", f"{self.folder}/storage/overlay"], capture_output=True, check=False)
-        node.remove_cgroups("libpod_parent")
+        host.remove_cgroups("libpod_parent")
         if not had_locks and os.path.exists(LOCKS):
             os.remove(LOCKS)
 
 
-def make_root(root: str) -> None:
-    """Copies the host's Python and the libraries that it needs."""
-    for name in ("usr/bin", "usr/lib", "usr/lib64", "usr/sbin", "tmp", "proc", "dev", "sys", "etc", "run"):
-        os.makedirs(f"{root}/{name}")
-    for name in ("bin", "lib", "lib64", "sbin"):
-        os.symlink(f"usr/{name}", f"{root}/{name}")
-    programs = {"python3": os.path.realpath("/usr/bin/python3"), "true": "/usr/bin/true"}
-    for name, program in programs.items():
-        shutil.copy(program, f"{root}/usr/bin/{name}")
-    libraries = subprocess.run(["ldd", *programs.values()], capture_output=True, text=True, check=True).stdout
-    for word in set(libraries.split()):
-        if word.startswith("/") and not word.endswith(":"):
-            os.makedirs(os.path.dirname(root + word), exist_ok=True)
-            shutil.copy(word, root + word)
-    library = sysconfig.get_path("stdlib")
-    skip = lambda _folder, names: [name for name in names if name in LEFT_OUT or name.startswith("config-")]
-    shutil.copytree(library, root + library, symlinks=True, ignore=skip, ignore_dangling_symlinks=True)
+class PodmanJob(Tool):
+    """Exports checkpoints to an archive and imports them; the wall time of the command counts."""
+
+    name = "podman"
+    counts = "the largest process of the command"
+
+    def __init__(self, podman: Podman) -> None:
+        super().__init__()
+        self._podman = podman
+        self._container = f"job-{time.monotonic_ns()}"
+        self._archive = f"{podman.folder}/{self._container}.tar"
+        self._peak_mib = 0.0
+
+    def start(self, work: Work) -> None:
+        limits = [*LIMITS, "--memory", f"{work.memory_mib}m", "--cpus", "1", "--workdir", "/job"]
+        self._podman.call("run", "--detach", "--name", self._container, *limits, IMAGE, *work.command())
+        self.wait_ready()
+
+    def log(self) -> str:
+        return self._podman.call("logs", self._container).output
+
+    def checkpoint(self) -> Checkpoint:
+        done = self._measured("checkpoint", self._container, "--export", self._archive, "--leave-running")
+        exported = os.path.getsize(self._archive)
+        return Checkpoint(done.took_ms, exported, gap_ms=self.longest_gap())
+
+    def restore(self) -> Restore:
+        self._podman.call("rm", "--force", "--time", "0", self._container)
+        done = self._measured("restore", "--import", self._archive)
+        self._read = 0  # its log starts anew
+        self.wait_alive()
+        return Restore(done.took_ms)
+
+    def _measured(self, *arguments: str) -> process.Done:
+        done = self._podman.call("container", *arguments)
+        self._peak_mib = max(self._peak_mib, done.peak_mib)
+        return done
+
+    def reset_peak(self) -> None:
+        self._peak_mib = 0.0
+
+    def peak_mib(self) -> float:
+        return self._peak_mib
+
+    def remove(self) -> None:
+        self._podman.call("rm", "--force", "--ignore", "--time", "0", self._container)
+        if os.path.exists(self._archive):
+            os.remove(self._archive)

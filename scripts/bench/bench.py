@@ -1,0 +1,92 @@
+"""What all parts of the benchmark share: the tools that this host has, and the figures."""
+
+import shutil
+
+import docker
+import host
+import rootfs
+from docker import Docker, DockerJob
+from figures import Figures
+from node import Node
+from podman import Podman, PodmanJob
+from runc import RuncJob
+from tools import Tool
+from workrs import WorkrsJob
+
+# In the order in which they are measured.
+TOOLS = ["workrs", "podman", "docker"]
+# Twice the disk of the largest job, and room for what is being deleted.
+DISK_POOL = "6G"
+# What the copy of the host's programs may take.
+FIRST_JOB_WAIT = "120s"
+
+
+class Bench:
+    """Prepares each peer once; why one cannot be measured is in `lacking`."""
+
+    def __init__(self, workrs: str, rounds: int, tools: list[str]) -> None:
+        self.workrs = workrs
+        self.rounds = rounds
+        self.tools = tools
+        self.figures = Figures()
+        self.clean_up = host.CleanUp()
+        self.lacking: dict[str, str] = {}
+        self.podman: Podman | None = None
+        self.docker: Docker | None = None
+        self.root: rootfs.Root
+        self._node: Node | None = None
+
+    def prepare(self) -> None:
+        self.root = rootfs.Root(self.clean_up)
+        self.podman = self._prepare("podman", podman_missing, Podman)
+        self.docker = self._prepare("docker", docker.missing, Docker)
+
+    def _prepare(self, name: str, missing, make):
+        if name not in self.tools:
+            return None
+        try:
+            reason = missing()
+            if not reason:
+                return make(self.clean_up, self.root)
+        except (RuntimeError, OSError) as error:
+            reason = str(error)
+        self.lacking[name] = reason
+        self.figures.fail(f"{name}: {reason}")
+        return None
+
+    def fresh_node(self) -> Node:
+        """One that nothing has run on but a first job."""
+        node = Node(self.workrs, self.clean_up, DISK_POOL)
+        node.start()
+        api = node.api()
+        # It waits for the copy of the host's programs.
+        api.job(api.submit(command=["true"])["id"], wait=FIRST_JOB_WAIT)
+        return node
+
+    def node(self) -> Node:
+        """The one that the parts share, as it takes some time to set one up; its process is fresh each time."""
+        if self._node and self._node.exists():
+            self._node.kill()
+            self._node.start()
+        else:
+            self._node = self.fresh_node()
+        return self._node
+
+    def workrs_job(self, every_s: float) -> WorkrsJob:
+        return WorkrsJob(self.node(), rootfs.SCRIPT, every_s, self.root.program)
+
+    def job(self, tool: str, every_s: float) -> Tool:
+        """A job under the tool, not started yet; RuntimeError says why there is none."""
+        if tool in self.lacking:
+            raise RuntimeError(self.lacking[tool])
+        if tool == "workrs":
+            return self.workrs_job(every_s)
+        if tool == "podman":
+            return PodmanJob(self.podman)
+        if tool == "docker":
+            return DockerJob(self.docker)
+        return RuncJob(self.clean_up, self.root)
+
+
+def podman_missing() -> str | None:
+    return None if shutil.which("podman") else "podman is not installed (scripts/setup.sh --bench)"
