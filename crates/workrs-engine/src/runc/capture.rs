@@ -21,9 +21,10 @@ use crate::{
     process::ToolError,
 };
 
-/// How often a freeze is tried at another moment, and how long after.
-const MORE_MOMENTS: u32 = 50;
-const BETWEEN_MOMENTS: Duration = Duration::from_millis(1);
+/// For how long a freeze is tried again at other moments, and the shortest and longest time between two of them. A job that
+/// has used up its share of the processor may not run at all for a tenth of a second.
+const LOOK_FOR: Duration = Duration::from_secs(2);
+const BETWEEN_MOMENTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
 
 /// Thaws when dropped.
 pub(super) struct RuncFrozen<'a> {
@@ -65,13 +66,13 @@ impl<'a> RuncFrozen<'a> {
     /// One at which CRIU can seize every process, if there is one soon.
     async fn freeze_at_a_good_moment(&mut self, deadline: Duration) -> io::Result<()> {
         let group = &self.inner.group;
+        let began = Instant::now();
+        let mut pause = BETWEEN_MOMENTS.0;
         group.freeze(deadline).await?;
-        for _ in 0..MORE_MOMENTS {
-            if !vfork::is_under_way(&group.processes()) {
-                break;
-            }
+        while vfork::is_under_way(&group.processes()) && began.elapsed() < LOOK_FOR {
             group.thaw()?;
-            tokio::time::sleep(BETWEEN_MOMENTS).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BETWEEN_MOMENTS.1);
             self.since = tokio::time::Instant::now();
             group.freeze(deadline).await?;
         }

@@ -131,6 +131,22 @@ impl Node {
         if let Err(error) = self.kill().await {
             eprintln!("warning: {error:#}");
         }
+        remove_cgroups(&self.name);
+    }
+}
+
+/// Removes the empty cgroups of a node that has ended, in every hierarchy; one that is in use stays.
+fn remove_cgroups(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let folders = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.is_dir()).collect()
+    };
+    for hierarchy in folders(root).into_iter().chain([root.to_owned()]) {
+        let node = hierarchy.join("workrs").join(name);
+        for cgroup in folders(&node).into_iter().chain([node]) {
+            let _in_use_or_not_there = fs::remove_dir(cgroup);
+        }
     }
 }
 
