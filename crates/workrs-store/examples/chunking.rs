@@ -292,6 +292,12 @@ async fn speed(len: usize) -> Outcome<()> {
     time("compress pages", len, || {
         noise.chunks(PAGE).try_for_each(|page| Ok(_ = zstd.compress_to_buffer(page, &mut packed[..])?))
     })?;
+    time("look for zeros, hash and compress", len, || {
+        noise.chunks(PAGE).filter(|page| !is_zero(page)).try_for_each(|page| {
+            std::hint::black_box(blake3::hash(page));
+            Ok(_ = zstd.compress_to_buffer(page, &mut packed[..])?)
+        })
+    })?;
     drop(noise);
     for blobs in ["memory:".to_owned(), format!("file://{}/blobs", folder.path().display())] {
         let checkpoints = Checkpoints::new(Blobs::open(&blobs)?);

@@ -1,6 +1,10 @@
 //! The only place that turns configuration into stores and engines.
 
 use std::{
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -36,6 +40,8 @@ pub struct Wired {
     pub node: NodeConfig,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// Holds the node's name on this host while it is kept.
+    pub name: UnixListener,
 }
 
 /// Opens state, blobs and engine.
@@ -53,6 +59,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
     let state = open_state(&config.state).await?;
     check_group(&*state, &blobs).await?;
     check_key(&blobs, config.encryption_key.is_some()).await?;
+    let name = claim_name(config)?;
     let (engine, warnings) = open_engine(config).await?;
     let memory_dir = memory_dir(config);
     let node = NodeConfig {
@@ -71,7 +78,16 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         keep_finished: config.keep_finished,
     };
     let parts = NodeParts { records: Records::new(state), blobs, engine };
-    Ok(Wired { parts, node, warnings })
+    Ok(Wired { parts, node, warnings, name })
+}
+
+/// Jobs' cgroups and mounts carry the node's name: a second node of that name would take them for what a former process of
+/// its own left, and end them.
+fn claim_name(config: &Config) -> anyhow::Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name(format!("workrs-node-{}", config.name))?;
+    UnixListener::bind_addr(&address).with_context(|| {
+        format!("a node named {} runs on this machine already; give this one another --name", config.name)
+    })
 }
 
 /// The engine, and what an operator should know of it. A host that cannot run jobs gets one that says so.

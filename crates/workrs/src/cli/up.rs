@@ -65,6 +65,7 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
         listener.with_context(|| format!("cannot listen on {} (choose another with --listen)", config.listen))?;
     let address = listener.local_addr()?;
     let wired = wire::open(&Config { listen: address, ..config.clone() }).await?;
+    let _name = wired.name;
     let (records, blobs) = (wired.parts.records.clone(), wired.parts.blobs.clone());
     let node = node::start(wired.node.clone(), wired.parts).await?;
     let stopping = CancellationToken::new();

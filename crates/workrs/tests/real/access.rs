@@ -26,6 +26,25 @@ fn a_data_folder_is_one_nodes_only() {
 }
 
 #[test]
+fn a_name_is_one_nodes_only_on_a_machine() {
+    if !host::can_run() {
+        return;
+    }
+    let node = Node::start(&[]);
+    let job = node.submit(&["--", "sleep", "1000"]);
+    node.running(&job);
+    let mut second = host::without_configuration(host::WORKRS);
+    second.args(["up", "--listen", "127.0.0.1:0", "--disk-pool", "1G", "--name", node.name()]);
+    let output = second.arg("--data-dir").arg(node.scratch().join("second")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    host::tell(&format!("said: {said}"));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("runs on this machine already") && said.contains("--name"), "{said}");
+    let view = node.job(&job);
+    assert_eq!((view.state.as_str(), view.totals.attempts), ("running", 1), "{view:#?}");
+}
+
+#[test]
 fn beyond_loopback_a_node_demands_a_token() {
     if !host::can_run() {
         return;
