@@ -18,6 +18,7 @@ mod faults;
 mod files;
 mod finish;
 mod inputs;
+mod interruption;
 mod lease;
 mod lineage;
 mod outputs;

@@ -46,6 +46,7 @@ fn a_job_that_changes_slowly_stores_little_and_says_when_and_why() {
     let plan = view.plan.decision.as_ref().expect("the node says what it plans");
     assert!(plan.reason.contains("as every=1s") && plan.reason.contains("left"), "{plan:#?}");
     assert!(plan.work_left_s.is_some_and(|left| left < 300.0) && plan.checkpoint_cost_s > 0.0, "{plan:#?}");
+    assert!(plan.mtbf_s < 3_000.0, "the node has noticed its own death: {plan:#?}");
     assert!(view.plan.first_forecast.is_some());
     node.succeeded(&job);
     assert_eq!(node.log(&job), undisturbed(150));
