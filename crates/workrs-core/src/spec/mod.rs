@@ -27,8 +27,8 @@ pub const MIN_DISK: u64 = 8 << 20;
 pub const MAX_BYTES: u64 = 1 << 44;
 /// The shortest interval between checkpoints that may be asked for.
 pub const MIN_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
-/// The interval of `--checkpoint auto`, until a planner decides it.
-pub const AUTO_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval of `--checkpoint files`, and of `auto` where nobody plans.
+pub const DEFAULT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The name of the image that is a frozen copy of the node's own `/usr`.
 pub const HOST_IMAGE: &str = "host";
@@ -52,7 +52,7 @@ impl CheckpointPolicy {
     /// The run time between two checkpoints; `None` when there are to be none.
     pub fn interval(self) -> Option<Duration> {
         match self {
-            Self::Auto | Self::Files => Some(AUTO_CHECKPOINT_INTERVAL),
+            Self::Auto | Self::Files => Some(DEFAULT_CHECKPOINT_INTERVAL),
             Self::None => None,
             Self::Every(interval) => Some(interval),
         }
