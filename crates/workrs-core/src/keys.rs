@@ -6,6 +6,7 @@
 //! running/<incarnation>/<job>                       a running job
 //! owner/<owner>/<job>                               every job
 //! nodes/<node>/<incarnation>                        a live node process, under its lease
+//! drains/<node>                                     stands while the node is to take no jobs
 //! faults/<node>                                     how long the node was up and how often it died
 //! run-times/<owner>/<hash of a job name>            how long the last jobs of that name ran
 //! ```
@@ -32,6 +33,8 @@ pub const NODES: &str = "nodes/";
 /// All index entries of running jobs stand below this.
 pub const RUNNING: &str = "running/";
 
+/// Below this stand the nodes that are to take no jobs and to give back those that they have.
+pub const DRAINS: &str = "drains/";
 /// What is known of nodes' faults stands below this.
 pub const FAULTS: &str = "faults/";
 
@@ -48,6 +51,11 @@ pub fn run_times(owner: &Owner, name: &str) -> String {
 /// The key of a job's record.
 pub fn job(id: &JobId) -> String {
     format!("{JOBS}{id}")
+}
+
+/// The key that stands while a node is to take no jobs.
+pub fn drain(node: &NodeId) -> String {
+    format!("{DRAINS}{node}")
 }
 
 /// The key of a node's process.

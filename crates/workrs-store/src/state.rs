@@ -106,6 +106,17 @@ pub enum StateError {
     Damaged(String),
 }
 
+/// How full a store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What it takes, history that was not forgotten yet included.
+    pub used_bytes: u64,
+    /// Where it stops to take writes; `None` means at the end of its disk.
+    pub quota_bytes: Option<u64>,
+    /// Why it takes no writes, or will soon take none.
+    pub alarm: Option<String>,
+}
+
 /// A small, ordered, durable map.
 ///
 /// Crash contract: once [`commit`](Self::commit) has returned `Ok`, the transaction survives kill -9 and power
@@ -136,4 +147,12 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Ends a lease and with it its keys. A lease that is gone already is no error.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError>;
+
+    /// How full the store is.
+    async fn usage(&self) -> Result<Usage, StateError>;
+
+    /// Forgets what was overwritten or deleted before revision `before`: a watch from an earlier revision may then be
+    /// told [`WatchEvent::Compacted`]. What stands now is not touched. A store that refuses writes because it is full
+    /// takes them again if this made room. To ask twice, or for what is forgotten already, is no error.
+    async fn compact(&self, before: Revision) -> Result<(), StateError>;
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{Fault, Faults};
-use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Watch};
+use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch};
 
 /// A state store on which faults strike.
 pub struct FaultyState {
@@ -65,5 +65,13 @@ impl StateStore for FaultyState {
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         self.faults.run(self.inner.revoke_lease(lease), refused, refused).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StateError> {
+        self.faults.run(self.inner.usage(), refused, refused).await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StateError> {
+        self.faults.run(self.inner.compact(before), refused, refused).await
     }
 }

@@ -14,7 +14,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::{Path, PathBuf}, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redb::{ReadTransaction, backends::InMemoryBackend};
@@ -24,23 +24,24 @@ use self::{
     disk::{Disk, ENTRIES, META, Opener, REVISION},
     writer::{Request, Writer, lock},
 };
-use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Watch};
+use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch};
 
 /// A state store in one file, or in memory for tests.
 pub struct RedbStore {
     writer: Arc<Writer>,
+    path: Option<PathBuf>,
 }
 
 impl RedbStore {
     /// Opens or creates a state file, which others of this machine cannot read (mode 0600). It stays locked until
     /// the store is dropped and its last operation has ended; see [`RedbStore::close`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let path = path.to_owned();
+        let (path, path_kept) = (path.to_owned(), path.to_owned());
         let opener: Opener = Box::new(move || {
             create(&path).map_err(|error| OpenError::Unusable(format!("{}: {error}", path.display())))?;
             Ok(disk::builder().create(&path)?)
         });
-        let opened = tokio::task::spawn_blocking(move || Self::open_with(opener)).await;
+        let opened = tokio::task::spawn_blocking(move || Self::open_with(opener, Some(path_kept))).await;
         // redb panics on some kinds of damage.
         opened.unwrap_or_else(|error| Err(OpenError::Damaged(error.to_string())))
     }
@@ -48,12 +49,12 @@ impl RedbStore {
     /// A store that ends with its process, for tests.
     pub fn in_memory() -> Self {
         let opener: Opener = Box::new(|| Ok(disk::builder().create_with_backend(InMemoryBackend::new())?));
-        Self::open_with(opener).expect("memory can always be opened")
+        Self::open_with(opener, None).expect("memory can always be opened")
     }
 
-    fn open_with(opener: Opener) -> Result<Self, OpenError> {
+    fn open_with(opener: Opener, path: Option<PathBuf>) -> Result<Self, OpenError> {
         let (disk, revision) = Disk::open(opener)?;
-        Ok(Self { writer: Arc::new(Writer::new(disk, revision)) })
+        Ok(Self { writer: Arc::new(Writer::new(disk, revision)), path })
     }
 
     /// Waits for running operations, then releases the file: after it, the file can be opened again.
@@ -115,6 +116,16 @@ impl StateStore for RedbStore {
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         self.writer.submit(Request::Revoke(lease)).await.map(drop)
+    }
+
+    async fn usage(&self) -> Result<Usage, StateError> {
+        let used_bytes = self.path.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |file| file.len());
+        Ok(Usage { used_bytes, quota_bytes: None, alarm: None })
+    }
+
+    /// The file has no history; what watches may ask for is bounded by itself.
+    async fn compact(&self, _before: Revision) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

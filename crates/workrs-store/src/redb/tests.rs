@@ -264,7 +264,7 @@ impl StorageBackend for Plug {
 impl Plug {
     fn open(&self) -> Result<RedbStore, OpenError> {
         let plug = self.clone();
-        RedbStore::open_with(Box::new(move || Ok(disk::builder().create_with_backend(plug.clone())?)))
+        RedbStore::open_with(Box::new(move || Ok(disk::builder().create_with_backend(plug.clone())?)), None)
     }
 
     fn set(&self, change: impl FnOnce(&mut Device)) {
