@@ -5,8 +5,11 @@
 //! queue/<shard>/<priority>/<submitted>/<job>        a queued job: what placement needs
 //! running/<incarnation>/<job>                       a running job
 //! owner/<owner>/<job>                               every job
+//! finished/<when>/<job>                             a finished job, in the order of its end
+//! cleanup/<job>                                     a finished job whose blobs are not tidied up yet
 //! nodes/<node>/<incarnation>                        a live node process, under its lease
 //! drains/<node>                                     stands while the node is to take no jobs
+//! group/id, group/version, group/housekeeping       what all nodes share
 //! faults/<node>                                     how long the node was up and how often it died
 //! run-times/<owner>/<hash of a job name>            how long the last jobs of that name ran
 //! ```
@@ -18,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     hash::ContentHash,
-    id::{Epoch, Incarnation, JobId, NodeId, OperationId, Owner},
+    id::{Epoch, Incarnation, JobId, NodeId, OperationId, Owner, Timestamp},
     job::{CheckpointId, JobRecord, JobState},
 };
 
@@ -33,6 +36,16 @@ pub const NODES: &str = "nodes/";
 /// All index entries of running jobs stand below this.
 pub const RUNNING: &str = "running/";
 
+/// All finished jobs stand below this, the oldest first.
+pub const FINISHED: &str = "finished/";
+/// Finished jobs whose blobs are not tidied up yet stand below this.
+pub const CLEANUP: &str = "cleanup/";
+/// The group's id, which its blobs have, too.
+pub const GROUP_ID: &str = "group/id";
+/// The version of what the group writes; a node that does not know it must not join.
+pub const GROUP_VERSION: &str = "group/version";
+/// Who does what one node does for all, and since when.
+pub const HOUSEKEEPING: &str = "group/housekeeping";
 /// Below this stand the nodes that are to take no jobs and to give back those that they have.
 pub const DRAINS: &str = "drains/";
 /// What is known of nodes' faults stands below this.
@@ -61,6 +74,26 @@ pub fn drain(node: &NodeId) -> String {
 /// The key of a node's process.
 pub fn node(node: &NodeId, incarnation: &Incarnation) -> String {
     format!("{NODES}{node}/{incarnation}")
+}
+
+/// Below this stand the live processes of a node.
+pub fn processes(node: &NodeId) -> String {
+    format!("{NODES}{node}/")
+}
+
+/// The node in a key below [`NODES`].
+pub fn node_of(key: &str) -> Option<NodeId> {
+    NodeId::new(key.strip_prefix(NODES)?.split('/').next()?).ok()
+}
+
+/// Below this stand the queued jobs of one part of the queue.
+pub fn queue_shard(shard: u8) -> String {
+    format!("{QUEUE}{shard:02}/")
+}
+
+/// When the job of a key below [`FINISHED`] ended.
+pub fn finished_at(key: &str) -> Option<Timestamp> {
+    key.strip_prefix(FINISHED)?.split('/').next()?.parse().ok().map(Timestamp::from_millis)
 }
 
 /// Below this stand the jobs that a process runs.
@@ -111,8 +144,8 @@ pub fn index_keys(record: &JobRecord) -> BTreeMap<String, serde_json::Value> {
                 constraints: spec.constraints.clone(),
             };
             let key = format!(
-                "{QUEUE}{:02}/{}/{:015}/{}",
-                shard(&record.id),
+                "{}{}/{:015}/{}",
+                queue_shard(shard(&record.id)),
                 spec.priority,
                 record.submitted_at.as_millis(),
                 record.id
@@ -122,7 +155,12 @@ pub fn index_keys(record: &JobRecord) -> BTreeMap<String, serde_json::Value> {
         JobState::Running { holder, .. } => {
             keys.insert(format!("{}{}", running(&holder.incarnation), record.id), serde_json::json!({}));
         }
-        JobState::Finished { .. } => {}
+        JobState::Finished { at, .. } => {
+            keys.insert(format!("{FINISHED}{:015}/{}", at.as_millis(), record.id), serde_json::json!({}));
+            if record.needs_cleaning() {
+                keys.insert(format!("{CLEANUP}{}", record.id), serde_json::json!({}));
+            }
+        }
     }
     keys
 }
@@ -199,10 +237,7 @@ pub fn parse_checkpoint(name: &str) -> Option<CheckpointId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        id::{Owner, Timestamp},
-        spec::JobSpec,
-    };
+    use crate::spec::JobSpec;
 
     #[test]
     fn a_queued_job_is_found_by_shard_priority_and_age() {

@@ -5,7 +5,10 @@ use super::{
     JobEvent, JobRecord, JobState, KEPT_CHECKPOINTS, LogRange, MAX_CONSECUTIVE_LOSSES, MAX_REASON_LEN, Outcome,
     Resumable, Standing, Start,
 };
-use crate::{id::Timestamp, plan::PlanNote};
+use crate::{
+    id::{NodeId, Timestamp},
+    plan::PlanNote,
+};
 
 impl JobRecord {
     /// The record after `event`. An event that the record already reflects changes nothing.
@@ -69,6 +72,14 @@ impl JobRecord {
             {
                 next.leave(*at, reason, cancel.is_some());
             }
+            (
+                JobState::Running { holder: current, cancel, .. },
+                JobEvent::RestoreRefused { holder, at, checkpoint, reason },
+            ) if current == holder => {
+                next.note_refusal(*checkpoint, &holder.node);
+                let reason = format!("checkpoint {checkpoint} could not be restored: {reason}");
+                next.leave(*at, &reason, cancel.is_some());
+            }
             (JobState::Running { holder: current, cancel, .. }, JobEvent::NodeLost { holder, at, reason })
                 if current == holder =>
             {
@@ -92,11 +103,14 @@ impl JobRecord {
             }
             (JobState::Queued { .. } | JobState::Running { .. }, JobEvent::RunOn { .. }) if self.epoch.0 > 0 => {}
 
+            (JobState::Finished { outcome, .. }, JobEvent::Cleaned) if *outcome != Outcome::Lost => next.cleaned = true,
+
             // A holder that hears of its own success late: what its claim came to is already in the record.
             (
                 _,
                 JobEvent::Finished { holder, .. }
                 | JobEvent::Released { holder, .. }
+                | JobEvent::RestoreRefused { holder, .. }
                 | JobEvent::NodeLost { holder, .. },
             ) if self.attempt_ended(holder) => {}
             (_, event) => return Err(self.refuse(event)),
@@ -209,6 +223,14 @@ impl JobRecord {
         Ok(())
     }
 
+    fn note_refusal(&mut self, id: CheckpointId, node: &NodeId) {
+        if let Some(checkpoint) = self.checkpoints.iter_mut().find(|checkpoint| checkpoint.id == id)
+            && !checkpoint.refused_by.contains(node)
+        {
+            checkpoint.refused_by.push(node.clone());
+        }
+    }
+
     fn end_attempt(&mut self, at: Timestamp, note: &str) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.ended_at = Some(at);
@@ -296,8 +318,10 @@ impl JobEvent {
             Self::CancelRequested { .. } => "cancelled",
             Self::Finished { .. } => "finished",
             Self::Released { .. } => "released",
+            Self::RestoreRefused { .. } => "refused by a node",
             Self::NodeLost { .. } => "lost",
             Self::RunOn { .. } => "run on",
+            Self::Cleaned => "cleaned",
         }
     }
 }

@@ -87,6 +87,18 @@ pub enum JobEvent {
         /// Why.
         reason: String,
     },
+    /// The holder fits the checkpoint that it was to start from and has every byte of it, but cannot restore it: it gives
+    /// the job back, so that another node can try.
+    RestoreRefused {
+        /// Who cannot.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+        /// What it cannot restore.
+        checkpoint: CheckpointId,
+        /// Why not.
+        reason: String,
+    },
     /// The job was lost by a fault of its node: the node's key is gone, or the container vanished.
     NodeLost {
         /// Who held it.
@@ -101,6 +113,8 @@ pub enum JobEvent {
         /// When.
         at: Timestamp,
     },
+    /// The blobs that the finished job no longer needs are gone.
+    Cleaned,
 }
 
 impl JobEvent {
@@ -116,8 +130,9 @@ impl JobEvent {
             | Self::FellBack { holder, .. }
             | Self::Finished { holder, .. }
             | Self::Released { holder, .. }
+            | Self::RestoreRefused { holder, .. }
             | Self::NodeLost { holder, .. } => Some(holder),
-            Self::CancelRequested { .. } | Self::RunOn { .. } => None,
+            Self::CancelRequested { .. } | Self::RunOn { .. } | Self::Cleaned => None,
         }
     }
 }

@@ -78,6 +78,9 @@ pub struct JobRecord {
     /// The first forecast of the job's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<FirstForecast>,
+    /// Whether the blobs that a finished job no longer needs are gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned: bool,
     /// Fields that a newer version wrote.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, serde_json::Value>,
@@ -246,6 +249,9 @@ pub struct Checkpoint {
     pub run_ms: u64,
     /// Length of the log at the cut.
     pub log_bytes: u64,
+    /// Nodes that fit it, had every byte of it, and could not restore it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_by: Vec<NodeId>,
 }
 
 /// Whether a checkpoint can be resumed from.
@@ -379,6 +385,7 @@ impl JobRecord {
             resumable,
             plan: None,
             forecast: None,
+            cleaned: false,
             unknown: BTreeMap::new(),
         }
     }
@@ -404,5 +411,13 @@ impl JobRecord {
     /// Whether the job ended for good.
     pub fn is_finished(&self) -> bool {
         matches!(self.state, JobState::Finished { .. })
+    }
+
+    /// Whether the job ended and may still have inputs or checkpoints in blobs, which nobody needs any more. A lost job
+    /// keeps them, as it can be run on.
+    pub fn needs_cleaning(&self) -> bool {
+        let ended = matches!(&self.state, JobState::Finished { outcome, .. } if *outcome != Outcome::Lost);
+        let may_have_checkpoints = self.epoch.0 > 0 && self.spec.checkpoint.interval().is_some();
+        ended && !self.cleaned && (self.inputs.is_some() || may_have_checkpoints)
     }
 }

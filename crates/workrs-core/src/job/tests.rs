@@ -38,6 +38,7 @@ fn checkpoint(epoch: u64, seq: u64, log_bytes: u64) -> Checkpoint {
         uploaded_bytes: 4,
         run_ms: 5,
         log_bytes,
+        refused_by: Vec::new(),
     }
 }
 

@@ -274,6 +274,7 @@ impl UploadTask {
             uploaded_bytes: stored.uploaded_bytes,
             run_ms: captured.run_time.as_millis() as u64,
             log_bytes: captured.log_bytes,
+            refused_by: Vec::new(),
         };
         Ok((checkpoint, base))
     }
