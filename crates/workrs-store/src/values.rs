@@ -21,22 +21,15 @@ pub async fn read<T: DeserializeOwned>(store: &Arc<dyn StateStore>, key: &str) -
     Ok(Some(decode::<T>(key, &entry.value)?.body))
 }
 
-/// Reads all values below `prefix`, by key.
-pub async fn read_all<T: DeserializeOwned>(
+/// Reads values below `prefix` whose keys lie behind `after`, at most `limit`, by key.
+pub async fn read_some<T: DeserializeOwned>(
     store: &Arc<dyn StateStore>,
     prefix: &str,
+    after: &str,
+    limit: usize,
 ) -> Result<Vec<(String, T)>, StateError> {
-    const PAGE: usize = 500;
-    let mut all: Vec<(String, T)> = Vec::new();
-    loop {
-        let page = store.list(prefix, all.last().map(|(key, _)| key.as_str()), PAGE).await?;
-        for entry in page.entries {
-            all.push((entry.key.clone(), decode::<T>(&entry.key, &entry.value)?.body));
-        }
-        if !page.more {
-            return Ok(all);
-        }
-    }
+    let page = store.list(prefix, Some(after), limit).await?;
+    page.entries.into_iter().map(|entry| Ok((entry.key.clone(), decode::<T>(&entry.key, &entry.value)?.body))).collect()
 }
 
 /// Replaces the value at `key` by what `change` makes of it; `None` leaves it as it is. `change` has to be such that to
@@ -99,7 +92,9 @@ mod tests {
             update(&store, "values/a", "me", add).await.unwrap();
             update(&store, "values/a", "me", add).await.unwrap();
             assert_eq!(read::<Vec<u32>>(&store, "values/a").await.unwrap(), Some(vec![7]));
-            assert_eq!(read_all::<Vec<u32>>(&store, "values/").await.unwrap(), [("values/a".to_owned(), vec![7])]);
+            let some = read_some::<Vec<u32>>(&store, "values/", "values/", 5).await.unwrap();
+            assert_eq!(some, [("values/a".to_owned(), vec![7])]);
+            assert!(read_some::<Vec<u32>>(&store, "values/", "values/a", 5).await.unwrap().is_empty());
         }
         let store: Arc<dyn StateStore> = Arc::new(RedbStore::in_memory());
         assert_eq!(read::<Vec<u32>>(&store, "values/a").await.unwrap(), None);

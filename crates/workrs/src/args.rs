@@ -66,12 +66,25 @@ pub struct UpArgs {
     /// The node's name; the host's name by default
     #[arg(long, env = "WORKRS_NAME")]
     pub name: Option<String>,
-    /// The group's state: redb:FILE (one machine; FILE is in the data folder by default)
+    /// Where other nodes and clients reach this one, if not at the address where it listens
+    #[arg(long, env = "WORKRS_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<String>,
+    /// What the node does for the group beside its API: all, or some of run (run jobs) and keep (give back jobs of dead
+    /// nodes, tidy up), separated by commas; none for the API alone
+    #[arg(long, env = "WORKRS_ROLE", value_name = "ROLES")]
+    pub role: Option<String>,
+    /// The group's state: redb:FILE for one machine (in the data folder by default), or
+    /// etcd://HOST:PORT,HOST:PORT/PREFIX; with TLS etcds://…?ca=FILE&cert=FILE&key=FILE. User and password of etcd are
+    /// taken from WORKRS_ETCD_USER and WORKRS_ETCD_PASSWORD
     #[arg(long, env = "WORKRS_STATE", value_name = "URL")]
     pub state: Option<String>,
-    /// The group's blobs: file:///DIR
+    /// The group's blobs: file:///DIR, or s3://BUCKET/PREFIX?endpoint=URL&region=REGION with credentials from AWS's usual
+    /// variables or file
     #[arg(long, env = "WORKRS_BLOBS", value_name = "URL")]
     pub blobs: Option<String>,
+    /// All nodes see the same folder at the file:// URL of --blobs, on a file system that they share
+    #[arg(long, env = "WORKRS_BLOBS_SHARED")]
+    pub blobs_shared: bool,
     /// Cores for jobs; all by default
     #[arg(long, env = "WORKRS_CPUS")]
     pub cpus: Option<String>,

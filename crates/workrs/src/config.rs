@@ -15,7 +15,10 @@ use workrs_core::{
 };
 use workrs_store::blobs::BlobKey;
 
-use crate::{args::UpArgs, node::CheckpointQuota};
+use crate::{
+    args::UpArgs,
+    node::{CheckpointQuota, Roles},
+};
 
 /// Where a node keeps everything unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/workrs";
@@ -32,14 +35,20 @@ const MIN_LEASE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where other nodes and clients reach the API; by default where it listens.
+    pub advertise: Option<String>,
     /// What requests must carry beyond loopback.
     pub token: Option<String>,
+    /// What the node does for the group.
+    pub roles: Roles,
     /// Where everything of this node lies.
     pub data_dir: PathBuf,
     /// The node's name.
     pub name: NodeId,
     /// URL of the state.
     pub state: String,
+    /// Who asks etcd: user and password.
+    pub etcd_user: Option<(String, String)>,
     /// URL of the blobs.
     pub blobs: String,
     /// Processor time for jobs, in thousandths of a core.
@@ -94,10 +103,13 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct FileOptions {
     listen: Option<String>,
+    advertise: Option<String>,
+    role: Option<String>,
     data_dir: Option<PathBuf>,
     name: Option<String>,
     state: Option<String>,
     blobs: Option<String>,
+    blobs_shared: bool,
     cpus: Option<f64>,
     memory: Option<String>,
     disk_pool: Option<String>,
@@ -144,6 +156,8 @@ impl Machine {
 pub struct Secrets {
     /// `WORKRS_TOKEN`.
     pub token: Option<String>,
+    /// `WORKRS_ETCD_USER` and `WORKRS_ETCD_PASSWORD`.
+    pub etcd_user: Option<(String, String)>,
     /// `WORKRS_ENCRYPTION_KEY`.
     pub encryption_key: Option<String>,
 }
@@ -152,7 +166,8 @@ impl Secrets {
     /// Those of this process. What is set to nothing counts as not set.
     pub fn here() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self { token: variable("WORKRS_TOKEN"), encryption_key: variable("WORKRS_ENCRYPTION_KEY") }
+        let etcd_user = variable("WORKRS_ETCD_USER").map(|user| (user, variable("WORKRS_ETCD_PASSWORD").unwrap_or_default()));
+        Self { token: variable("WORKRS_TOKEN"), etcd_user, encryption_key: variable("WORKRS_ENCRYPTION_KEY") }
     }
 }
 
@@ -177,6 +192,11 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
         );
         return Err(value("listen", reason));
     }
+    let advertise = args.advertise.clone().or(file.advertise).map(|url| check_advertise(&url)).transpose()?;
+    if listen.ip().is_unspecified() && advertise.is_none() {
+        let reason = format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
+        return Err(value("listen", reason));
+    }
     let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let data_dir = std::path::absolute(&data_dir).map_err(|error| value("data-dir", error.to_string()))?;
     let name = text(&args.name, &file.name, &machine.hostname);
@@ -198,13 +218,25 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     if lease < MIN_LEASE {
         return Err(value("lease", "must be at least 2s".to_owned()));
     }
+    let state = text(&args.state, &file.state, &format!("redb:{}", data_dir.join("state.redb").display()));
+    let blobs = text(&args.blobs, &file.blobs, &format!("file://{}", data_dir.join("blobs").display()));
+    if state.starts_with("etcd") && blobs.starts_with("file:") && !(args.blobs_shared || file.blobs_shared) {
+        let reason = format!(
+            "the state is in etcd, for many machines, but {blobs} is a folder of this one: other nodes would not find the \
+             jobs' data; use s3://…, or --blobs-shared if all nodes see the same folder there"
+        );
+        return Err(value("blobs", reason));
+    }
     let memory = text(&args.memory, &file.memory, &(machine.memory_bytes / 4 * 3).to_string());
     Ok(Config {
         listen,
+        advertise,
         token,
+        roles: roles(&text(&args.role, &file.role, "all"))?,
         name: NodeId::new(name).map_err(|error| value("name", error.to_string()))?,
-        state: text(&args.state, &file.state, &format!("redb:{}", data_dir.join("state.redb").display())),
-        blobs: text(&args.blobs, &file.blobs, &format!("file://{}", data_dir.join("blobs").display())),
+        state,
+        etcd_user: secrets.etcd_user,
+        blobs,
         cpus_milli: (cpus * 1_000.0).round() as u32,
         memory_bytes: size("memory", memory)?,
         disk_pool_bytes: size("disk-pool", text(&args.disk_pool, &file.disk_pool, DEFAULT_DISK_POOL))?,
@@ -238,6 +270,35 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
         labels: labels(&args.labels, file.labels)?,
         data_dir,
     })
+}
+
+fn roles(text: &str) -> Result<Roles, ConfigError> {
+    let mut roles = Roles { run: false, keep: false };
+    for role in text.split(',') {
+        match role.trim() {
+            "all" => roles = Roles::default(),
+            "run" => roles.run = true,
+            "keep" => roles.keep = true,
+            "none" => {}
+            other => {
+                let reason = format!("{other:?} is not one of all, run, keep, none");
+                return Err(ConfigError::Value { option: "role", reason });
+            }
+        }
+    }
+    Ok(roles)
+}
+
+/// The URL without a slash at its end.
+fn check_advertise(url: &str) -> Result<String, ConfigError> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    match rest.map(|rest| rest.trim_end_matches('/')) {
+        Some(host) if !host.is_empty() && !host.contains('/') => Ok(url.trim_end_matches('/').to_owned()),
+        _ => {
+            let reason = format!("{url:?} is not http://HOST:PORT");
+            Err(ConfigError::Value { option: "advertise", reason })
+        }
+    }
 }
 
 fn encryption_key(file: Option<&Path>, variable: Option<String>) -> Result<Option<BlobKey>, ConfigError> {
@@ -283,7 +344,7 @@ mod tests {
         let args = Args::parse_from([&["workrs", "up"], flags].concat());
         let Command::Up(up) = args.command else { unreachable!() };
         let machine = Machine { hostname: "edge-1".into(), cores: 4, memory_bytes: 8 << 30 };
-        let secrets = Secrets { token: token.map(str::to_owned), encryption_key: None };
+        let secrets = Secrets { token: token.map(str::to_owned), ..Secrets::default() };
         resolve(&up, secrets, &machine)
     }
 
@@ -298,7 +359,23 @@ mod tests {
     #[test]
     fn beyond_loopback_a_token_is_needed() {
         assert!(resolve_flags(&["--listen", "0.0.0.0:1"], None).is_err());
-        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("s3cret")).is_ok());
+        assert!(resolve_flags(&["--listen", "192.0.2.1:1"], Some("s3cret")).is_ok());
+    }
+
+    #[test]
+    fn others_must_be_told_where_to_find_the_node() {
+        let all = ["--listen", "0.0.0.0:1"];
+        assert!(resolve_flags(&all, Some("s3cret")).unwrap_err().to_string().contains("--advertise"));
+        let told = [&all[..], &["--advertise", "http://edge-1:1/"]].concat();
+        assert_eq!(resolve_flags(&told, Some("s3cret")).unwrap().advertise.as_deref(), Some("http://edge-1:1"));
+    }
+
+    #[test]
+    fn a_folder_of_one_machine_is_no_place_for_the_blobs_of_many() {
+        let state = ["--state", "etcd://a:1,b:1/x"];
+        assert!(resolve_flags(&state, None).unwrap_err().to_string().contains("--blobs-shared"));
+        assert!(resolve_flags(&[&state[..], &["--blobs-shared"]].concat(), None).is_ok());
+        assert!(resolve_flags(&[&state[..], &["--blobs", "s3://bucket/x"]].concat(), None).is_ok());
     }
 
     #[test]
@@ -337,6 +414,8 @@ mod tests {
             ("--lease", "1s"),
             ("--name", "a/b"),
             ("--engine", "magic"),
+            ("--role", "cook"),
+            ("--advertise", "edge-1"),
             ("--label", "x"),
             ("--checkpoint-quota", "some"),
             ("--keep-finished", "ever"),

@@ -4,6 +4,7 @@
 //! - [`api`]: the HTTP API; [`client`]: its other end.
 //! - [`cli`]: the commands; [`args`]: their options; [`config`]: options, environment and file resolved into one value.
 //! - [`simulate`]: simulated jobs under faults, on the planner's own code.
+//! - [`host`]: what tells this machine from others.
 //! - [`wire`]: the only place that turns configuration into stores and engines.
 
 pub mod api;
@@ -12,6 +13,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod exit_codes;
+pub mod host;
 pub mod joblog;
 pub mod metrics;
 pub mod node;

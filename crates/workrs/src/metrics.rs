@@ -25,6 +25,11 @@ impl Counter {
 
 /// Jobs that this node claimed.
 pub static CLAIMS: Counter = Counter::new("workrs_claims_total", "Jobs that this node claimed.");
+/// Claims that another node was quicker with.
+pub static CLAIM_CONFLICTS: Counter =
+    Counter::new("workrs_claim_conflicts_total", "Jobs that another node claimed first.");
+/// Jobs of dead nodes that this node gave back to the queue.
+pub static REAPS: Counter = Counter::new("workrs_reaps_total", "Jobs of dead nodes that this node gave back.");
 /// Checkpoints that this node committed.
 pub static CHECKPOINTS: Counter = Counter::new("workrs_checkpoints_total", "Checkpoints that this node committed.");
 /// Checkpoints that failed on this node.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use workrs_core::hash::ContentHash;
+use workrs_core::{hash::ContentHash, keys};
 use workrs_engine::{Engine, absent::AbsentEngine, preflight, runc};
 use workrs_store::{
     blobs::{BlobError, Blobs},
@@ -20,13 +20,17 @@ use workrs_store::{
     state::{Change, Condition, StateError, StateStore, Transaction},
 };
 
+#[cfg(feature = "etcd")]
+use workrs_store::etcd::{EtcdOptions, EtcdStore};
+
 use crate::{
     config::Config,
+    host,
     node::{NodeConfig, NodeParts},
 };
 
 /// The key of the group's id, which state and blobs must share.
-const GROUP_KEY: &str = "group/id";
+const GROUP_KEY: &str = keys::GROUP_ID;
 /// The blob that stands where blobs are encrypted, encrypted like the others.
 const KEY_BLOB: &str = "encrypted";
 /// The blob that says to which group the blobs belong.
@@ -56,7 +60,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         Some(key) => blobs.with_key(key.clone()),
         None => blobs,
     };
-    let state = open_state(&config.state).await?;
+    let state = open_state(config).await?;
     check_group(&*state, &blobs).await?;
     check_key(&blobs, config.encryption_key.is_some()).await?;
     let name = claim_name(config)?;
@@ -64,7 +68,11 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
     let memory_dir = memory_dir(config);
     let node = NodeConfig {
         id: config.name.clone(),
-        address: format!("http://{}", config.listen),
+        host: host::id(dir)?,
+        address: config.advertise.clone().unwrap_or_else(|| format!("http://{}", config.listen)),
+        roles: config.roles,
+        cpu_features: host::cpu_features(),
+        stop_timeout: config.stop_timeout,
         cpus_milli: config.cpus_milli,
         memory_bytes: config.memory_bytes - memory_dir.as_ref().map_or(0, |_| memory_dir_bytes(config.memory_bytes)),
         labels: config.labels.clone(),
@@ -142,7 +150,11 @@ fn create_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir)
 }
 
-async fn open_state(url: &str) -> anyhow::Result<Arc<dyn StateStore>> {
+async fn open_state(config: &Config) -> anyhow::Result<Arc<dyn StateStore>> {
+    let url = &config.state;
+    if url.starts_with("etcd:") || url.starts_with("etcds:") {
+        return open_etcd(config).await;
+    }
     match url.split_once(':') {
         Some(("redb", path)) if !path.is_empty() => {
             let path = PathBuf::from(path);
@@ -150,8 +162,23 @@ async fn open_state(url: &str) -> anyhow::Result<Arc<dyn StateStore>> {
                 RedbStore::open(&path).await.with_context(|| format!("cannot open the state in {}", path.display()))?;
             Ok(Arc::new(store))
         }
-        _ => bail!("cannot open the state at {url:?}: this version knows redb:FILE only"),
+        _ => bail!("cannot open the state at {url:?}: use redb:FILE or etcd://HOST:PORT,HOST:PORT/PREFIX"),
     }
+}
+
+#[cfg(feature = "etcd")]
+async fn open_etcd(config: &Config) -> anyhow::Result<Arc<dyn StateStore>> {
+    let mut options: EtcdOptions = config.state.parse()?;
+    if let Some((user, password)) = &config.etcd_user {
+        options = options.with_credentials(user, password);
+    }
+    let store = EtcdStore::open(&options).await.context("cannot open the state in etcd")?;
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn open_etcd(_config: &Config) -> anyhow::Result<Arc<dyn StateStore>> {
+    bail!("this program was built without etcd: build it with the feature `etcd`")
 }
 
 /// Two folders that do not belong together must not be mixed: records would name blobs of another group.
@@ -188,7 +215,8 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
             };
             match state.commit(put).await {
                 Ok(_) => put_group(blobs, &group).await,
-                Err(StateError::Conflict) => bail!("another node is making the group right now; start again"),
+                // Another node makes the same group at this moment, or the answer was lost.
+                Err(StateError::Conflict | StateError::Unknown(_)) => Box::pin(check_group(state, blobs)).await,
                 Err(error) => Err(error).context("cannot write the group's id"),
             }
         }

@@ -20,7 +20,7 @@ use workrs_core::{
 use self::settle::{Effect, Pause, Settled};
 use crate::{
     envelope::{Envelope, InvalidEnvelope},
-    state::{Change, Condition, Revision, StateError, StateStore, Transaction},
+    state::{Change, Condition, Revision, StateError, StateStore, Transaction, Watch},
 };
 
 /// The job records of a group.
@@ -131,6 +131,16 @@ impl Records {
         Ok(self.read(&keys::job(id)).await?.map(Stored::into_record))
     }
 
+    /// How a job stands, and a watch of what happens to it from then on. The watch also tells of other jobs whose ids begin
+    /// with this one's.
+    pub async fn watch(&self, id: &JobId) -> Result<(Option<JobRecord>, Watch), RecordError> {
+        let key = keys::job(id);
+        let page = self.store.list(&key, None, 1).await?;
+        let entry = page.entries.first().filter(|entry| entry.key == key);
+        let record = entry.map(|entry| decode(&key, &entry.value)).transpose()?.map(|envelope| envelope.body);
+        Ok((record, self.store.watch(&key, page.revision).await?))
+    }
+
     /// Applies an event to a job, and gives the record as it stands then. An event that the record already reflects
     /// writes nothing and does not look at `guards`. Otherwise the change happens only while all guards hold.
     ///
@@ -142,14 +152,29 @@ impl Records {
         guards: &[Condition],
         operation: &OperationId,
     ) -> Result<JobRecord, RecordError> {
+        let decide = |_: &JobRecord| Some((event.clone(), guards.to_vec()));
+        self.decide(id, decide, operation).await?.ok_or(RecordError::NotFound)
+    }
+
+    /// Applies the event that `decide` makes of the record as it stands, while the conditions hold that it gives with it;
+    /// it is asked anew when the record has changed meanwhile. `None`: it wants no event, and nothing was written.
+    ///
+    /// `operation` names this change, as in [`apply`](Self::apply).
+    pub async fn decide(
+        &self,
+        id: &JobId,
+        decide: impl Fn(&JobRecord) -> Option<(JobEvent, Vec<Condition>)>,
+        operation: &OperationId,
+    ) -> Result<Option<JobRecord>, RecordError> {
         let key = keys::job(id);
         let mut pause = Pause::new();
         let mut before = None;
         loop {
             let stored = self.read(&key).await?.ok_or(RecordError::NotFound)?;
-            let next = stored.record().apply(event)?;
+            let Some((event, guards)) = decide(stored.record()) else { return Ok(None) };
+            let next = stored.record().apply(&event)?;
             if next == *stored.record() {
-                return Ok(next);
+                return Ok(Some(next));
             }
             // The conflict had another cause than a changed record, and the guards hold again: no hurry.
             if before.replace(stored.revision) == Some(stored.revision) {
@@ -158,12 +183,12 @@ impl Records {
             let envelope = stored.envelope.succeeded_by(next, operation.clone());
             let mut changes = index_changes(Some(stored.record()), Some(&envelope.body));
             changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
-            let transaction = Transaction { conditions: guards.to_vec(), changes };
+            let transaction = Transaction { conditions: guards.clone(), changes };
             let effect = Effect::Written(operation);
             match self.commit_settled(&key, Some(stored.revision), transaction, effect).await? {
-                Settled::Applied => return Ok(envelope.body),
-                Settled::Found(stored) => return stored.map(Stored::into_record).ok_or(RecordError::NotFound),
-                Settled::Lost => self.check_guards(guards).await?,
+                Settled::Applied => return Ok(Some(envelope.body)),
+                Settled::Found(stored) => return Ok(stored.map(Stored::into_record)),
+                Settled::Lost => self.check_guards(&guards).await?,
             }
         }
     }

@@ -139,8 +139,8 @@ pub(super) async fn find(api: &Api, id: &JobId) -> Result<JobRecord, Problem> {
 pub async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
     let record = apply(&api, &JobId::new(id)?, &JobEvent::CancelRequested { at: fresh::now() }).await?;
     if record.is_finished() {
-        let (blobs, record) = (api.blobs.clone(), record.clone());
-        tokio::spawn(async move { crate::node::clean_finished(&blobs, &record).await });
+        let (records, blobs, record) = (api.records.clone(), api.blobs.clone(), record.clone());
+        tokio::spawn(async move { crate::node::clean(&records, &blobs, &record).await });
     }
     Ok(Json(JobView::from(&record)))
 }

@@ -46,6 +46,9 @@ impl Run {
                         tracing::warn!(job = %self.record.id, reason, "the restore failed, trying once more");
                         continue;
                     }
+                    if !self.is_proof(&checkpoint) {
+                        return Err(Leave::Refused { checkpoint: checkpoint.id, reason });
+                    }
                     (checkpoint, reason)
                 }
                 (Err(BringUpError::Bad(reason)), Some(checkpoint)) => (checkpoint, reason),
@@ -67,6 +70,18 @@ impl Run {
             let event = JobEvent::FellBack { holder: self.holder.clone(), bad: checkpoint.id, reason };
             self.commit(event).await?;
         }
+    }
+
+    /// Whether this node's refusal proves that the checkpoint is bad: another node refused it, too, or there is no other that
+    /// could try, or none did for long.
+    fn is_proof(&self, checkpoint: &Checkpoint) -> bool {
+        let own = &self.holder.node;
+        let others_refused = checkpoint.refused_by.iter().any(|node| node != own);
+        let entry = self.shared.jobs().get(&self.record.id).map(|slot| slot.entry.clone());
+        let members = self.shared.members.now();
+        let mut others = members.iter().filter(|member| member.node != *own);
+        let another_can_try = entry.is_some_and(|entry| others.any(|member| member.could_run(&entry)));
+        others_refused || !another_can_try || self.waited_long_enough()
     }
 
     fn waited_long_enough(&self) -> bool {

@@ -1,7 +1,12 @@
-//! Takes queued jobs that fit: the first by priority and age.
+//! Takes queued jobs that fit: the first by priority and age, and without fighting over them with other nodes.
+//!
+//! Each part of the queue is watched by a few nodes ([`placement::watched_shards`]); a node with nothing better to do looks
+//! into the others from time to time. A job that has just come is left for a moment to nodes that rank before this one or
+//! have nothing to do ([`placement::claim_delay`]); of jobs that have waited longer, those come first for which this node
+//! ranks first.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,121 +14,163 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
     id::JobId,
-    job::{JobEvent, JobRecord},
-    keys::{self, QueueEntry},
-    placement,
+    job::{JobEvent, JobRecord, JobState},
+    keys::{self, QUEUE_SHARDS, QueueEntry},
+    placement::{self, Capacity},
 };
-use workrs_store::{
-    fresh,
-    records::RecordError,
-    state::{Condition, StateError, Watch, WatchEvent},
-};
+use workrs_store::{fresh, records::RecordError, state::Condition};
 
-use super::{Cooldown, Order, Shared, Slot, run};
+use super::{
+    Cooldown, Order, Shared, Slot,
+    members::Member,
+    queue::{self, Jobs, Queue, Waiting},
+    run,
+};
 use crate::metrics;
 
-const PAGE: usize = 500;
 /// The queue is looked at this often without any notice, for whatever was missed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Among this many jobs of one priority that wait, a node begins with those for which it ranks first.
+const WINDOW: usize = 32;
+/// Jobs that a look into the parts of others brings.
+const LOOK_AT: usize = 100;
+/// Looks into the parts of others, by all nodes of the group together, in a second.
+const LOOKS_PER_SECOND: u32 = 100;
+const SHORTEST_LOOK_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 
-/// The queue as this node knows it, in the order in which jobs are served.
-#[derive(Default)]
-struct QueueView(BTreeMap<String, (JobId, QueueEntry)>);
+/// What this node has to know of the others to claim in peace with them.
+struct Rivals {
+    /// The parts of the queue that this node watches.
+    shards: Vec<u8>,
+    /// Of those, the other nodes that watch them, too.
+    others: BTreeMap<u8, Vec<Member>>,
+    /// How many nodes take jobs.
+    group: usize,
+}
 
-impl QueueView {
-    fn put(&mut self, key: &str, value: &[u8]) {
-        if let (Some(job), Ok(entry)) = (keys::job_of_index(key), serde_json::from_slice(value)) {
-            self.0.insert(keys::queue_order(key).to_owned(), (job, entry));
-        } else {
-            tracing::error!(key, "a queue entry is damaged and left alone");
-        }
+impl Rivals {
+    fn new(shared: &Shared, members: &[Member]) -> Self {
+        let me = placement::name_hash(shared.config.id.as_str());
+        let taking: Vec<_> = members.iter().filter(|member| member.takes_jobs && member.hash != me).collect();
+        let hashes: Vec<u64> = taking.iter().map(|member| member.hash).collect();
+        let shards = placement::watched_shards(me, &hashes);
+        let all: Vec<u64> = hashes.iter().copied().chain([me]).collect();
+        let others_of = |shard: u8| {
+            let watchers: BTreeSet<_> = placement::watchers(shard, &all).into_iter().collect();
+            taking.iter().filter(|member| watchers.contains(&member.hash)).map(|member| (*member).clone()).collect()
+        };
+        let others = shards.iter().map(|shard| (*shard, others_of(*shard))).collect();
+        Self { shards, others, group: all.len() }
     }
 
-    fn remove(&mut self, key: &str) {
-        self.0.remove(keys::queue_order(key));
+    /// How many others may take the job, and how many of them rank before this node.
+    fn of(&self, me: u64, waiting: &Waiting) -> (usize, usize) {
+        let others = self.others.get(&waiting.shard).map_or(&[][..], Vec::as_slice);
+        let able: Vec<_> = others.iter().filter(|m| m.could_run(&waiting.entry)).map(|m| m.hash).collect();
+        (able.len(), placement::rank(waiting.hash, me, able.iter().copied()))
+    }
+
+    /// The pause between two looks into the parts of others; `None` if there are none.
+    fn look_pause(&self) -> Option<Duration> {
+        let share = Duration::from_secs(1) / LOOKS_PER_SECOND * u32::try_from(self.group).unwrap_or(u32::MAX);
+        (self.shards.len() < usize::from(QUEUE_SHARDS)).then(|| share.max(SHORTEST_LOOK_PAUSE))
     }
 }
 
 pub(super) async fn run(shared: Arc<Shared>) {
+    let mut members = shared.members.subscribe();
+    // Before the first list of nodes, a node would take itself for the only one.
+    let _ = members.wait_for(|list| !list.is_empty()).await;
     loop {
-        let (mut view, mut watch) = match load(&shared).await {
-            Ok(loaded) => loaded,
+        let rivals = Rivals::new(&shared, &members.borrow_and_update());
+        let mut queue = match Queue::open(&**shared.records.store(), &rivals.shards).await {
+            Ok(queue) => queue,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the queue, will try on");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };
-        loop {
-            let freed = shared.freed.notified();
-            let pause = take_what_fits(&shared, &view).await;
-            let event = tokio::select! {
-                event = watch.recv() => event,
-                () = freed => continue,
-                () = tokio::time::sleep(pause) => continue,
-            };
-            if !absorb(&mut view, event) || !absorb_waiting(&mut view, &mut watch) {
-                break;
+        serve(&shared, &mut queue, rivals, &mut members).await;
+    }
+}
+
+/// Claims jobs until the queue has to be opened anew.
+async fn serve(
+    shared: &Arc<Shared>,
+    queue: &mut Queue,
+    mut rivals: Rivals,
+    members: &mut watch::Receiver<Arc<Vec<Member>>>,
+) {
+    let first_look = |rivals: &Rivals| rivals.look_pause().map(|pause| Instant::now() + pause.mul_f64(rand::random()));
+    let mut next_look = first_look(&rivals);
+    loop {
+        let freed = shared.freed.notified();
+        let pause = take_what_fits(shared, &queue.jobs, &rivals).await;
+        tokio::select! {
+            goes_on = queue.changed() => if !goes_on { return },
+            () = freed => {}
+            () = tokio::time::sleep(pause) => {}
+            () = until(next_look) => {
+                look_elsewhere(shared, &rivals).await;
+                next_look = rivals.look_pause().map(|pause| Instant::now() + pause);
+            }
+            changed = members.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // Nodes seldom come alone: when a group starts, not every one of them is worth a new look.
+                let settling = Duration::from_millis(10) * u32::try_from(members.borrow().len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(settling.min(LONGEST_SETTLING)).await;
+                let new = Rivals::new(shared, &members.borrow_and_update());
+                if new.shards != rivals.shards {
+                    return;
+                }
+                rivals = new;
+                next_look = next_look.or_else(|| first_look(&rivals));
             }
         }
     }
 }
 
-async fn load(shared: &Shared) -> Result<(QueueView, Watch), StateError> {
-    let store = shared.records.store();
-    let mut view = QueueView::default();
-    let mut after: Option<String> = None;
-    let mut revision = None;
-    loop {
-        let page = store.list(keys::QUEUE, after.as_deref(), PAGE).await?;
-        // Events since the first page repeat what later pages show, which does no harm.
-        let from = *revision.get_or_insert(page.revision);
-        page.entries.iter().for_each(|entry| view.put(&entry.key, &entry.value));
-        after = page.entries.last().map(|entry| entry.key.clone());
-        if !page.more {
-            return Ok((view, store.watch(keys::QUEUE, from).await?));
-        }
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
-}
-
-/// Whether the view still holds after `event`.
-fn absorb(view: &mut QueueView, event: Option<WatchEvent>) -> bool {
-    match event {
-        Some(WatchEvent::Put(entry)) => view.put(&entry.key, &entry.value),
-        Some(WatchEvent::Deleted { key, .. }) => view.remove(&key),
-        Some(WatchEvent::Compacted) | None => return false,
-    }
-    true
-}
-
-fn absorb_waiting(view: &mut QueueView, watch: &mut Watch) -> bool {
-    while let Ok(event) = watch.try_recv() {
-        if !absorb(view, Some(event)) {
-            return false;
-        }
-    }
-    true
 }
 
 /// Claims jobs until none fits; gives the time after which another look may find more.
-async fn take_what_fits(shared: &Arc<Shared>, view: &QueueView) -> Duration {
+async fn take_what_fits(shared: &Arc<Shared>, queue: &Jobs, rivals: &Rivals) -> Duration {
+    let me = placement::name_hash(shared.config.id.as_str());
     let mut pause = LOOK_EVERY;
-    for (job, entry) in view.0.values() {
-        if shared.is_draining() {
-            return LOOK_EVERY;
+    let mut free = shared.free();
+    let mut jobs = queue.iter().peekable();
+    while !shared.takes_none() && queue.has_any_within(free) {
+        let now = Instant::now();
+        let mut window: Vec<(usize, &Waiting)> = Vec::new();
+        while window.len() < WINDOW
+            && let Some(waiting) = jobs.next_if(|next| window.first().is_none_or(|(_, w)| w.priority == next.priority))
+        {
+            if !is_takeable(shared, waiting, free) {
+                continue;
+            }
+            let (count, rank) = rivals.of(me, waiting);
+            let delay = placement::claim_delay(rank, count, shared.busy(free));
+            let wait = cooldown(shared, &waiting.job).max((waiting.seen + delay).saturating_duration_since(now));
+            if wait.is_zero() {
+                window.push((rank, waiting));
+            } else {
+                pause = pause.min(wait);
+            }
         }
-        if let Some(wait) = cooldown(shared, job) {
-            pause = pause.min(wait);
-            continue;
+        if window.is_empty() {
+            break;
         }
-        if shared.jobs().contains_key(job) || placement::fits(entry, shared.free(), &shared.config.labels).is_err() {
-            continue;
-        }
-        match claim(shared, job, entry).await {
-            Ok(()) | Err(RecordError::NotFound | RecordError::Illegal(_)) => {}
-            Err(RecordError::GuardFailed) => shared.reconcile.notify_one(),
-            Err(error) => {
-                tracing::warn!(%job, %error, "cannot claim the job");
+        window.sort_by_key(|(rank, _)| *rank);
+        for (_, waiting) in window {
+            if !try_claim(shared, waiting, &mut free).await {
                 return Duration::from_secs(1);
             }
         }
@@ -131,33 +178,98 @@ async fn take_what_fits(shared: &Arc<Shared>, view: &QueueView) -> Duration {
     pause
 }
 
-fn cooldown(shared: &Shared, job: &JobId) -> Option<Duration> {
-    let cooldowns = shared.cooldowns();
-    let wait = cooldowns.get(job)?.until.saturating_duration_since(Instant::now());
-    (!wait.is_zero()).then_some(wait)
-}
-
-async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<(), RecordError> {
-    let Some(record) = shared.records.get(job).await? else { return Err(RecordError::NotFound) };
-    let holder = shared.holder(record.epoch.next());
-    let (order, orders) = watch::channel(Order::Run);
-    let unsaved_since = Arc::new(Mutex::new(Instant::now()));
-    let slot = Slot { entry: entry.clone(), epoch: holder.epoch, order, unsaved_since: Arc::clone(&unsaved_since) };
-    shared.jobs().insert(job.clone(), slot);
-    let event = JobEvent::Claimed { holder: holder.clone(), at: fresh::now() };
-    let guard = Condition::Present(shared.node_key());
-    match shared.records.apply(job, &event, &[guard], &fresh::operation()).await {
-        Ok(record) => {
-            metrics::CLAIMS.add(1);
-            tracing::info!(%job, epoch = %record.epoch, "claimed");
-            shared.spawn(run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
-            Ok(())
-        }
+/// Looks into parts of the queue that others watch, and claims what fits: the others may be full, or fit none of it.
+async fn look_elsewhere(shared: &Arc<Shared>, rivals: &Rivals) {
+    let mut free = shared.free();
+    if shared.takes_none() || free.cpus_milli == 0 || free.memory_bytes == 0 {
+        return;
+    }
+    let from = rand::random::<u8>() % QUEUE_SHARDS;
+    let found = match queue::look(&**shared.records.store(), from, LOOK_AT).await {
+        Ok(found) => found,
         Err(error) => {
-            shared.remove(job);
-            Err(error)
+            tracing::debug!(%error, "cannot look into the queue");
+            return;
+        }
+    };
+    let elsewhere = found.iter().filter(|waiting| !rivals.shards.contains(&waiting.shard));
+    for waiting in elsewhere.filter(|waiting| cooldown(shared, &waiting.job).is_zero()) {
+        if is_takeable(shared, waiting, free) && !try_claim(shared, waiting, &mut free).await {
+            return;
         }
     }
+}
+
+fn is_takeable(shared: &Shared, waiting: &Waiting, free: Capacity) -> bool {
+    placement::fits(&waiting.entry, free, &shared.config.labels).is_ok() && !shared.jobs().contains_key(&waiting.job)
+}
+
+/// Claims the job if it still fits. Whether it makes sense to go on.
+async fn try_claim(shared: &Arc<Shared>, waiting: &Waiting, free: &mut Capacity) -> bool {
+    let job = &waiting.job;
+    if shared.takes_none() {
+        return false;
+    }
+    if !is_takeable(shared, waiting, *free) {
+        return true;
+    }
+    let outcome = claim(shared, job, &waiting.entry).await;
+    *free = shared.free();
+    match outcome {
+        Ok(true) => {}
+        Ok(false) | Err(RecordError::NotFound | RecordError::Illegal(_)) => metrics::CLAIM_CONFLICTS.add(1),
+        // Its key is gone, or it is to drain.
+        Err(RecordError::GuardFailed) => {
+            shared.lease_lost.notify_one();
+            return false;
+        }
+        Err(error) => {
+            tracing::warn!(%job, %error, "cannot claim the job");
+            return false;
+        }
+    }
+    true
+}
+
+/// For how long this node is to leave the job alone.
+fn cooldown(shared: &Shared, job: &JobId) -> Duration {
+    let cooldowns = shared.cooldowns();
+    cooldowns.get(job).map_or(Duration::ZERO, |known| known.until.saturating_duration_since(Instant::now()))
+}
+
+/// Whether the job is this node's now.
+async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<bool, RecordError> {
+    let (order, orders) = watch::channel(Order::Run);
+    let unsaved_since = Arc::new(Mutex::new(Instant::now()));
+    let at = fresh::now();
+    let decide = |record: &JobRecord| {
+        if !matches!(record.state, JobState::Queued { .. }) {
+            return None;
+        }
+        let holder = shared.holder(record.epoch.next());
+        // Noted before it is sent: a claim that was applied, but whose answer is lost, must not look forgotten.
+        let (entry, epoch) = (entry.clone(), holder.epoch);
+        let slot = Slot { entry, epoch, order: order.clone(), unsaved_since: Arc::clone(&unsaved_since) };
+        shared.jobs().insert(job.clone(), slot);
+        let is_alive = Condition::Present(shared.node_key());
+        let is_not_drained = Condition::Absent(keys::drain(&shared.config.id));
+        Some((JobEvent::Claimed { holder, at }, vec![is_alive, is_not_drained]))
+    };
+    let claimed = shared.records.decide(job, decide, &fresh::operation()).await;
+    // A record that moved on at once, by a cancel, is still this claim's to end.
+    let record = claimed.as_ref().ok().and_then(Option::as_ref).filter(|record| {
+        let noted = shared.jobs().get(job).map(|slot| slot.epoch);
+        record.holder().is_some_and(|holder| Some(holder.epoch) == noted && *holder == shared.holder(holder.epoch))
+    });
+    let Some(record) = record.cloned() else {
+        shared.remove(job);
+        return claimed.map(|_| false);
+    };
+    metrics::CLAIMS.add(1);
+    let holder = shared.holder(record.epoch);
+    tracing::info!(%job, epoch = %record.epoch, "claimed");
+    shared.spawn(run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
+    Ok(true)
 }
 
 /// Leaves a job alone for a while: twice as long after each failed try, up to a minute.

@@ -13,10 +13,12 @@ use workrs_core::{
 };
 use workrs_store::{fresh, state::StateError, values};
 
-use super::Shared;
+use super::{Shared, members::Departed};
 
 const FIRST_SIGN: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Histories of other nodes that a node learns from.
+const SAMPLE: usize = 100;
 
 /// What stands in the store for a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,20 +38,24 @@ struct Up {
     seen: Timestamp,
 }
 
+impl Up {
+    /// It died somewhere between its last sign of life and the next one.
+    fn ended_by_fault(&self, now: Timestamp) -> Observed {
+        let seen = self.seen.since(self.since).as_secs_f64();
+        let half_pause = (seen / 2.0).clamp(FIRST_SIGN.as_secs_f64() / 2.0, LONGEST_PAUSE.as_secs_f64() / 2.0);
+        let seconds = (seen + half_pause).min(now.since(self.since).as_secs_f64());
+        Observed { faults: 1, seconds }
+    }
+}
+
 impl History {
-    /// A new process is up. One that was up before has died, somewhere between its last sign of life and the next one.
+    /// A new process is up. One that was up before has died.
     fn begin(&self, incarnation: &Incarnation, now: Timestamp) -> Option<Self> {
-        let mut observed = self.observed;
-        match &self.up {
+        let observed = match &self.up {
             Some(up) if up.incarnation == *incarnation => return None,
-            Some(up) => {
-                let seen = up.seen.since(up.since).as_secs_f64();
-                let half_pause = (seen / 2.0).clamp(FIRST_SIGN.as_secs_f64() / 2.0, LONGEST_PAUSE.as_secs_f64() / 2.0);
-                let seconds = (seen + half_pause).min(now.since(up.since).as_secs_f64());
-                observed = observed.and(Observed { faults: 1, seconds });
-            }
-            None => {}
-        }
+            Some(up) => self.observed.and(up.ended_by_fault(now)),
+            None => self.observed,
+        };
         let up = Up { incarnation: incarnation.clone(), since: now, seen: now };
         Some(Self { observed, up: Some(up) })
     }
@@ -64,6 +70,12 @@ impl History {
         let up = self.up.as_ref().filter(|up| up.incarnation == *incarnation)?;
         let seconds = now.since(up.since).as_secs_f64();
         Some(Self { observed: self.observed.and(Observed { faults: 0, seconds }), up: None })
+    }
+
+    /// Others saw that the process is gone, and it had not said goodbye.
+    fn died(&self, incarnation: &Incarnation, now: Timestamp) -> Option<Self> {
+        let up = self.up.as_ref().filter(|up| up.incarnation == *incarnation)?;
+        Some(Self { observed: self.observed.and(up.ended_by_fault(now)), up: None })
     }
 
     /// All that is known, with the process that is up.
@@ -95,6 +107,13 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     }
 }
 
+/// Writes down that another node's process died, unless that is known.
+pub(super) async fn died(shared: &Shared, process: &Departed) -> Result<(), StateError> {
+    let now = fresh::now();
+    let change = |known: Option<&History>| known?.died(&process.incarnation, now);
+    values::update(shared.records.store(), &keys::faults(&process.node), process.node.as_str(), change).await
+}
+
 /// Writes down that this node ends by itself.
 pub(super) async fn leave(shared: &Shared) {
     let now = fresh::now();
@@ -109,11 +128,17 @@ async fn write(shared: &Shared, change: impl Fn(Option<&History>) -> Option<Hist
     values::update(shared.records.store(), &key, shared.config.id.as_str(), change).await
 }
 
+/// Learns from its own history and from a sample of the others', so that it costs the same in a group of any size.
 async fn learn(shared: &Shared) -> Result<(), StateError> {
+    let store = shared.records.store();
     let own_key = keys::faults(&shared.config.id);
-    let known = values::read_all::<History>(shared.records.store(), keys::FAULTS).await?;
-    let all: Observed = known.iter().map(|(_, history)| history.so_far()).sum();
-    let own = known.iter().find(|(key, _)| *key == own_key).map(|(_, history)| history.so_far()).unwrap_or_default();
+    let mut sample = values::read_some::<History>(store, keys::FAULTS, &own_key, SAMPLE).await?;
+    if sample.len() < SAMPLE {
+        let before = values::read_some::<History>(store, keys::FAULTS, keys::FAULTS, SAMPLE - sample.len()).await?;
+        sample.extend(before.into_iter().filter(|(key, _)| *key < own_key));
+    }
+    let own = values::read::<History>(store, &own_key).await?.map(|history| history.so_far()).unwrap_or_default();
+    let all = sample.iter().map(|(_, history)| history.so_far()).fold(own, Observed::and);
     let group = Rate::of_group(shared.config.prior_mtbf, all);
     shared.estimates.set_rate(Rate::of_node(group, own).mean());
     Ok(())
@@ -143,6 +168,16 @@ mod tests {
         let after_stop = after_death.end(&process(2), at(600)).unwrap();
         assert_eq!(after_stop.so_far(), Observed { faults: 1, seconds: 160.0 });
         assert_eq!(after_stop.end(&process(2), at(700)), None);
+    }
+
+    #[test]
+    fn a_death_that_others_see_counts_once() {
+        let seen = History::default().begin(&process(1), at(0)).unwrap().still_up(&process(1), at(40)).unwrap();
+        let dead = seen.died(&process(1), at(45)).unwrap();
+        assert_eq!(dead.so_far(), Observed { faults: 1, seconds: 45.0 });
+        assert_eq!(dead.died(&process(1), at(46)), None, "another node saw it, too");
+        assert_eq!(dead.begin(&process(2), at(50)).unwrap().so_far(), dead.so_far());
+        assert_eq!(seen.died(&process(2), at(45)), None);
     }
 
     #[test]

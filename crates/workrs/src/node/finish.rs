@@ -7,7 +7,7 @@ use workrs_engine::ContainerEnd;
 use workrs_store::{blobs::BlobError, fresh};
 
 use super::{
-    Order, claim, clean_finished, outputs,
+    Order, claim, clean, outputs,
     run::{Leave, Live, Run},
 };
 use crate::metrics;
@@ -17,7 +17,7 @@ impl Run {
     pub(super) async fn finish(&mut self, live: &mut Live, end: ContainerEnd) -> Result<Leave, Leave> {
         let spec = &self.record.spec;
         let failed = |failure| Outcome::Failed { failure };
-        let node_stops = *self.orders.borrow() != Order::Run || self.shared.is_draining();
+        let node_stops = *self.orders.borrow() != Order::Run || self.shared.takes_none();
         let outcome = match end {
             ContainerEnd::Exited(0) => Outcome::Succeeded,
             ContainerEnd::Exited(code) => failed(Failure::Exit { code }),
@@ -88,6 +88,11 @@ impl Run {
                 }
                 Some(JobEvent::Released { holder, at, reason })
             }
+            Leave::Refused { checkpoint, reason } => {
+                tracing::warn!(job = %self.record.id, %checkpoint, reason, "cannot restore it; another node may try");
+                claim::cool_down(&self.shared, &self.record, true);
+                Some(JobEvent::RestoreRefused { holder, at, checkpoint, reason })
+            }
             Leave::HostFault(reason) => {
                 tracing::error!(job = %self.record.id, reason, "lost by a fault of this host");
                 claim::cool_down(&self.shared, &self.record, false);
@@ -103,9 +108,7 @@ impl Run {
         {
             tracing::warn!(job = %self.record.id, %error, "cannot give the job back; it is no longer held here");
         }
-        if self.record.is_finished() {
-            clean_finished(&self.shared.blobs, &self.record).await;
-        }
+        clean(&self.shared.records, &self.shared.blobs, &self.record).await;
     }
 }
 

@@ -42,23 +42,23 @@ impl Run {
 async fn by_record(shared: &Shared, id: &workrs_core::id::JobId, holder: &Holder) -> Leave {
     let key = keys::job(id);
     loop {
-        let seen = async {
-            let page = shared.records.store().list(&key, None, 1).await?;
-            shared.records.store().watch(&key, page.revision).await
-        };
-        let watch = seen.await;
-        match shared.records.get(id).await {
-            Ok(Some(record)) => match &record.state {
-                JobState::Running { holder: current, cancel, .. } if current == holder => {
-                    if cancel.is_some() {
-                        return Leave::Finish(Outcome::Cancelled);
+        let watch = match shared.records.watch(id).await {
+            Ok((record, watch)) => {
+                match record.as_ref().map(|record| &record.state) {
+                    Some(JobState::Running { holder: current, cancel, .. }) if current == holder => {
+                        if cancel.is_some() {
+                            return Leave::Finish(Outcome::Cancelled);
+                        }
                     }
+                    _ => return Leave::Fenced,
                 }
-                _ => return Leave::Fenced,
-            },
-            Ok(None) => return Leave::Fenced,
-            Err(error) => tracing::warn!(job = %id, %error, "cannot read the job's record, will try on"),
-        }
+                Ok(watch)
+            }
+            Err(error) => {
+                tracing::warn!(job = %id, %error, "cannot read the job's record, will try on");
+                Err(())
+            }
+        };
         let Ok(mut watch) = watch else {
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;

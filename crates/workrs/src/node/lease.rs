@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use workrs_core::{
     id::{Incarnation, NodeId, Timestamp},
     job::JobEvent,
@@ -12,15 +12,17 @@ use workrs_core::{
 use workrs_store::{
     fresh,
     records::Records,
-    state::{Change, Condition, LeaseId, StateError, Transaction},
+    state::{Change, Condition, Entry, LeaseId, StateError, Transaction},
 };
 
-use super::{Order, Shared};
+use super::{Order, Shared, StartError, group, members::Departed};
 
 /// How often the records are compared with what runs here.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 /// Nodes are listed in pages of this many.
 const PAGE: usize = 500;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a node tells the group about itself, in the value of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +31,16 @@ pub struct NodeInfo {
     pub name: NodeId,
     /// Its process.
     pub incarnation: Incarnation,
+    /// Tells its data folder from those of all other nodes, over restarts.
+    #[serde(default)]
+    pub host: String,
     /// Where its API can be reached.
     pub address: String,
     /// The version of Workrs that it runs.
     pub version: String,
+    /// The newest form of the group's data that it can read and write.
+    #[serde(default = "group::first_version")]
+    pub supports: u32,
     /// Since when.
     pub started_at: Timestamp,
     /// Processor time for jobs, in thousandths of a core.
@@ -46,6 +54,12 @@ pub struct NodeInfo {
     pub labels: BTreeMap<String, String>,
     /// What runs the jobs.
     pub engine: String,
+    /// What its processor can do beyond the base of its architecture, as the kernel names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_features: Vec<String>,
+    /// Whether it takes no jobs and gives back those that it has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// Why it runs no jobs, if it runs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot_run: Option<String>,
@@ -65,9 +79,7 @@ impl NodeInfo {
         loop {
             let page = records.store().list(keys::NODES, after.as_deref(), PAGE).await?;
             for entry in &page.entries {
-                let info = serde_json::from_slice(&entry.value)
-                    .map_err(|error| StateError::Damaged(format!("{}: {error}", entry.key)))?;
-                nodes.push(info);
+                nodes.push(Self::read(entry)?);
             }
             after = page.entries.last().map(|entry| entry.key.clone());
             if !page.more {
@@ -75,37 +87,85 @@ impl NodeInfo {
             }
         }
     }
+
+    /// Whether it runs jobs, and is to get more.
+    pub fn takes_jobs(&self) -> bool {
+        self.cannot_run.is_none() && !self.draining
+    }
+
+    fn read(entry: &Entry) -> Result<Self, StateError> {
+        serde_json::from_slice(&entry.value).map_err(|error| StateError::Damaged(format!("{}: {error}", entry.key)))
+    }
+
+    fn of(shared: &Shared) -> Self {
+        let not_asked_to = (!shared.config.roles.run).then(|| "it was started without the role to run jobs".to_owned());
+        Self {
+            name: shared.config.id.clone(),
+            incarnation: shared.incarnation.clone(),
+            host: shared.config.host.clone(),
+            address: shared.config.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            supports: group::VERSION,
+            started_at: shared.started_at,
+            cpus_milli: shared.config.cpus_milli,
+            memory_bytes: shared.config.memory_bytes,
+            disk_bytes: shared.disk_bytes,
+            labels: shared.config.labels.clone(),
+            engine: shared.engine.name().to_owned(),
+            cpu_features: shared.config.cpu_features.clone(),
+            draining: shared.is_drained(),
+            cannot_run: not_asked_to.or_else(|| shared.capabilities.run.clone().err()),
+            cannot_dump: shared.capabilities.dump.clone().err(),
+            unknown: BTreeMap::new(),
+        }
+    }
 }
 
-fn info(shared: &Shared) -> NodeInfo {
-    NodeInfo {
-        name: shared.config.id.clone(),
-        incarnation: shared.incarnation.clone(),
-        address: shared.config.address.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: fresh::now(),
-        cpus_milli: shared.config.cpus_milli,
-        memory_bytes: shared.config.memory_bytes,
-        disk_bytes: shared.disk_bytes,
-        labels: shared.config.labels.clone(),
-        engine: shared.engine.name().to_owned(),
-        cannot_run: shared.capabilities.run.clone().err(),
-        cannot_dump: shared.capabilities.dump.clone().err(),
-        unknown: BTreeMap::new(),
+/// Ends the membership of former processes of this node, and makes sure that no other node has its name.
+///
+/// Gives the former processes. Their jobs no longer run: what they left was ended before.
+pub(super) async fn succeed(shared: &Shared) -> Result<Vec<Departed>, StartError> {
+    let store = shared.records.store();
+    let mut departed = Vec::new();
+    // A key of a namesake that died goes with its lease, which a change of the store's leader may lengthen.
+    let patience = Instant::now() + shared.config.lease * 4;
+    loop {
+        let page = store.list(&keys::processes(&shared.config.id), None, PAGE).await.map_err(StartError::Join)?;
+        let mut namesake = None;
+        for entry in &page.entries {
+            let known = NodeInfo::read(entry).map_err(StartError::Join)?;
+            if known.host != shared.config.host {
+                namesake = Some(known);
+                continue;
+            }
+            let conditions = vec![Condition::Unchanged(entry.key.clone(), entry.revision)];
+            let changes = vec![Change::Delete(entry.key.clone())];
+            match store.commit(Transaction { conditions, changes }).await {
+                Ok(_) | Err(StateError::Conflict | StateError::Unknown(_)) => {}
+                Err(error) => return Err(StartError::Join(error)),
+            }
+            departed.push(Departed { node: known.name, incarnation: known.incarnation });
+        }
+        match namesake {
+            None => return Ok(departed),
+            Some(known) if Instant::now() >= patience => {
+                return Err(StartError::NameTaken { name: known.name, address: known.address });
+            }
+            Some(_) => tokio::time::sleep(LONGEST_PAUSE).await,
+        }
     }
 }
 
 /// Puts the node's key under a new lease. Tries until the answer is definite.
 pub(super) async fn join(shared: &Shared) -> Result<LeaseId, StateError> {
     let store = shared.records.store();
-    let value = serde_json::to_vec(&info(shared)).map_err(|error| StateError::Damaged(error.to_string()))?;
-    let mut pause = Duration::from_millis(50);
+    let mut pause = FIRST_PAUSE;
     loop {
         let lease = store.grant_lease(shared.config.lease).await?;
         let key = shared.node_key();
         let put = Transaction {
             conditions: vec![Condition::Absent(key.clone())],
-            changes: vec![Change::Put(key, value.clone().into(), Some(lease))],
+            changes: vec![Change::Put(key, encode(&NodeInfo::of(shared))?, Some(lease))],
         };
         match store.commit(put).await {
             Ok(_) => return Ok(lease),
@@ -113,29 +173,65 @@ pub(super) async fn join(shared: &Shared) -> Result<LeaseId, StateError> {
             Err(StateError::Unknown(_) | StateError::Conflict | StateError::LeaseEnded) => {
                 store.revoke_lease(lease).await?;
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Renews the lease three times in its span. After a lost one the key is put back before anything else.
-pub(super) async fn keep(shared: Arc<Shared>, lease: watch::Sender<LeaseId>) {
+/// Writes the node's key anew, as what it says of itself has changed. If its lease has ended, the next one says it.
+pub(super) async fn say_anew(shared: &Shared) -> Result<(), StateError> {
+    let lease = *shared.lease.borrow();
+    let key = shared.node_key();
+    let mut pause = FIRST_PAUSE;
     loop {
-        tokio::time::sleep(shared.config.lease / 3).await;
-        let current = *lease.borrow();
-        match shared.records.store().renew_lease(current).await {
+        let put = Transaction {
+            conditions: vec![Condition::Present(key.clone())],
+            changes: vec![Change::Put(key.clone(), encode(&NodeInfo::of(shared))?, Some(lease))],
+        };
+        match shared.records.store().commit(put).await {
+            Ok(_) | Err(StateError::Conflict | StateError::LeaseEnded) => return Ok(()),
+            // To write it twice does no harm.
+            Err(StateError::Unknown(_)) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn encode(info: &NodeInfo) -> Result<bytes::Bytes, StateError> {
+    serde_json::to_vec(info).map(Into::into).map_err(|error| StateError::Damaged(error.to_string()))
+}
+
+/// Renews the lease three times in its span. After a lost one the key is put back before anything else.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let third = shared.config.lease / 3;
+    let mut pause = third;
+    loop {
+        let _ = tokio::time::timeout(pause, shared.lease_lost.notified()).await;
+        let lease = *shared.lease.borrow();
+        let renewal = tokio::time::timeout(shared.config.lease, shared.records.store().renew_lease(lease)).await;
+        pause = third;
+        match renewal.unwrap_or_else(|_| Err(StateError::Unavailable("it does not answer".to_owned()))) {
             Ok(()) => {}
             Err(StateError::LeaseEnded) => match join(&shared).await {
                 Ok(fresh) => {
                     tracing::warn!("the lease had ended; joined the group again");
-                    lease.send_replace(fresh);
+                    shared.lease.send_replace(fresh);
                     shared.reconcile.notify_one();
                 }
-                Err(error) => tracing::warn!(%error, "cannot join the group again, will try on"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot join the group again, will try on");
+                    pause = third.min(LONGEST_PAUSE);
+                }
             },
-            Err(error) => tracing::warn!(%error, "cannot renew the lease, will try on"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot renew the lease, will try on");
+                pause = third.min(LONGEST_PAUSE);
+            }
         }
     }
 }
@@ -146,7 +242,7 @@ pub(super) async fn reconcile(shared: Arc<Shared>) {
         let _ = tokio::time::timeout(RECONCILE_EVERY, shared.reconcile.notified()).await;
         if let Err(error) = reconcile_once(&shared).await {
             tracing::warn!(%error, "cannot compare the records with what runs here");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(LONGEST_PAUSE).await;
             shared.reconcile.notify_one();
         }
     }
@@ -158,13 +254,13 @@ async fn reconcile_once(shared: &Shared) -> anyhow::Result<()> {
     for (id, epoch) in held {
         let record = shared.records.get(&id).await?;
         let is_ours = record.is_some_and(|record| record.epoch <= epoch);
-        if !is_ours {
+        // The slot may be another claim's by now.
+        if !is_ours && shared.jobs().get(&id).is_some_and(|slot| slot.epoch == epoch) {
             shared.order(&id, Order::Abandon);
         }
     }
     // What is ours but does not run here goes back to the queue.
-    let page = shared.records.store().list(&keys::running(&shared.incarnation), None, PAGE).await?;
-    for id in page.entries.iter().filter_map(|entry| keys::job_of_index(&entry.key)) {
+    for id in shared.running_under(&shared.incarnation).await? {
         if shared.jobs().contains_key(&id) {
             continue;
         }
@@ -178,4 +274,9 @@ async fn reconcile_once(shared: &Shared) -> anyhow::Result<()> {
         shared.records.apply(&id, &event, &[], &fresh::operation()).await?;
     }
     Ok(())
+}
+
+/// The lease, for those who write under it.
+pub(super) fn channel() -> watch::Sender<LeaseId> {
+    watch::Sender::new(LeaseId(0))
 }

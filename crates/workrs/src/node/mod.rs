@@ -1,11 +1,12 @@
 //! A node: claims jobs, runs and checkpoints them, renews its lease, and reaps what dead nodes left.
 //!
 //! The loops share [`Shared`] and meet the rest of the group only in the state store:
-//! - [`lease`]: joins the group, stays in it, and compares what it runs with what the records say.
-//! - [`claim`]: takes queued jobs that fit.
+//! - [`lease`]: joins the group, stays in it, and compares what it runs with what the records say; [`members`]: who else is in.
+//! - [`claim`]: takes queued jobs that fit, from the part of the [`queue`] that it watches.
 //! - [`run`]: one task a job, from the claim to the finish; [`checkpoint`] is its part that saves the job.
 //! - [`faults`]: counts how often nodes die, which [`planning`] turns into the time of the next checkpoint.
-//! - [`reap`]: gives the jobs of dead processes back to the queue.
+//! - [`reap`]: gives the jobs of dead processes back to the queue; [`drain`]: gives its own back.
+//! - [`group`]: what one node does for all, with [`sweep`], which removes what nobody needs.
 //!
 //! A task that holds a job commits only under its holder (node, process, epoch); once that is no longer the
 //! record's, it stops the job and touches nothing.
@@ -14,15 +15,19 @@ mod bring_up;
 mod checkpoint;
 mod claim;
 mod clock;
+mod drain;
 mod faults;
 mod files;
 mod finish;
+mod group;
 mod inputs;
 mod interruption;
 mod lease;
 mod lineage;
+mod members;
 mod outputs;
 mod planning;
+mod queue;
 mod quota;
 mod reap;
 mod run;
@@ -40,27 +45,28 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use workrs_core::{
-    id::{Epoch, Incarnation, JobId, NodeId},
+    id::{Epoch, Incarnation, JobId, NodeId, Timestamp},
     job::Holder,
     keys::{self, QueueEntry},
     placement::Capacity,
 };
 use workrs_engine::{Capabilities, Engine};
-use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records};
+use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records, state::LeaseId};
 
-pub(crate) use self::sweep::clean_finished;
+pub(crate) use self::sweep::clean;
 pub use self::{
+    drain::StopReport,
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
     lease::NodeInfo,
     quota::CheckpointQuota,
 };
-use self::{planning::Estimates, quota::CheckpointUsage, staging::Staging};
+use self::{members::{Departed, Members}, planning::Estimates, quota::CheckpointUsage, staging::Staging};
 use crate::joblog::LiveLogs;
 
 /// What a node needs to know about itself.
@@ -68,8 +74,16 @@ use crate::joblog::LiveLogs;
 pub struct NodeConfig {
     /// Its name.
     pub id: NodeId,
+    /// Tells its data folder from those of all other nodes, over restarts.
+    pub host: String,
     /// Where its API can be reached.
     pub address: String,
+    /// What it does for the group.
+    pub roles: Roles,
+    /// What its processor can do beyond the base of its architecture.
+    pub cpu_features: Vec<String>,
+    /// Time to save jobs when it is drained.
+    pub stop_timeout: Duration,
     /// Processor time that it gives to jobs, in thousandths of a core.
     pub cpus_milli: u32,
     /// Memory that it gives to jobs.
@@ -94,6 +108,21 @@ pub struct NodeConfig {
     pub keep_finished: Option<Duration>,
 }
 
+/// What a node does for the group, beside its API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// It claims jobs and runs them.
+    pub run: bool,
+    /// It gives back the jobs of dead nodes, and takes its turn in what one node does for all.
+    pub keep: bool,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self { run: true, keep: true }
+    }
+}
+
 /// The parts that a node is made of.
 pub struct NodeParts {
     /// The group's jobs.
@@ -114,6 +143,12 @@ fn capture_deadline(memory_bytes: u64) -> Duration {
 pub(crate) struct Shared {
     config: NodeConfig,
     incarnation: Incarnation,
+    started_at: Timestamp,
+    /// Under which its key stands.
+    lease: watch::Sender<LeaseId>,
+    /// Signals that the lease may have ended.
+    lease_lost: Notify,
+    members: Members,
     records: Records,
     blobs: Blobs,
     checkpoints: Checkpoints,
@@ -132,7 +167,10 @@ pub(crate) struct Shared {
     freed: Notify,
     /// Signals that the records should be compared with what runs here.
     reconcile: Notify,
-    draining: AtomicBool,
+    /// It ends: it takes no jobs any more.
+    stopping: AtomicBool,
+    /// It was told to take no jobs and to give back those that it has.
+    drained: AtomicBool,
     /// Jobs that were given back while the node stops.
     left: Mutex<StopReport>,
     tasks: TaskTracker,
@@ -179,6 +217,22 @@ pub enum StartError {
     /// The group cannot be joined.
     #[error("cannot join the group: {0}")]
     Join(workrs_store::state::StateError),
+    /// Another node has its name.
+    #[error("the group has a node named {name} already, at {address}; give this one another --name")]
+    NameTaken {
+        /// The name.
+        name: NodeId,
+        /// Where the other one is.
+        address: String,
+    },
+    /// The group writes what this version cannot read.
+    #[error("the group's data are of version {group}, this node knows {supported} at most; upgrade it")]
+    TooOld {
+        /// The group's version.
+        group: String,
+        /// The newest that this node knows.
+        supported: u32,
+    },
     /// The work folder cannot be used.
     #[error("cannot use {path}: {error}")]
     WorkDir {
@@ -192,16 +246,6 @@ pub enum StartError {
 /// A node whose loops run in the background.
 pub struct RunningNode {
     shared: Arc<Shared>,
-    lease: tokio::sync::watch::Receiver<workrs_store::state::LeaseId>,
-}
-
-/// What became of the jobs of a node that stopped.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct StopReport {
-    /// Given back with a checkpoint of their very last state.
-    pub saved: Vec<JobId>,
-    /// Given back at an older checkpoint, or at none: the work since then is done again.
-    pub released: Vec<JobId>,
 }
 
 /// Ends what a former process left, joins the group and starts all loops.
@@ -216,6 +260,10 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     let disk_bytes = engine.disk_capacity().await;
     let shared = Arc::new(Shared {
         incarnation: fresh::incarnation(),
+        started_at: fresh::now(),
+        lease: lease::channel(),
+        lease_lost: Notify::new(),
+        members: Members::new(),
         checkpoints: Checkpoints::new(blobs.clone()),
         live_logs: LiveLogs::default(),
         jobs: Mutex::default(),
@@ -226,7 +274,8 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
         estimates: Estimates::new(config.prior_mtbf),
         freed: Notify::new(),
         reconcile: Notify::new(),
-        draining: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
         left: Mutex::default(),
         tasks: TaskTracker::new(),
         ended: CancellationToken::new(),
@@ -237,17 +286,12 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
         capabilities,
         disk_bytes,
     });
-    let lease = lease::join(&shared).await.map_err(StartError::Join)?;
-    let (lease_sender, lease_receiver) = watch::channel(lease);
-    shared.spawn(lease::keep(Arc::clone(&shared), lease_sender));
-    shared.spawn(lease::reconcile(Arc::clone(&shared)));
-    shared.spawn(faults::watch(Arc::clone(&shared)));
-    shared.spawn(reap::run(Arc::clone(&shared)));
-    shared.spawn(sweep::run(Arc::clone(&shared)));
-    if shared.capabilities.run.is_ok() {
-        shared.spawn(claim::run(Arc::clone(&shared)));
-    }
-    Ok(RunningNode { shared, lease: lease_receiver })
+    group::check_version(&shared).await?;
+    let former = lease::succeed(&shared).await?;
+    shared.drained.store(drain::is_asked_for(&shared).await.map_err(StartError::Join)?, Ordering::SeqCst);
+    shared.lease.send_replace(lease::join(&shared).await.map_err(StartError::Join)?);
+    shared.start_loops(former);
+    Ok(RunningNode { shared })
 }
 
 /// Makes the folder, or removes what a former process left in it.
@@ -285,30 +329,10 @@ impl RunningNode {
     /// not saved when `timeout` is over is given back at its newest checkpoint.
     pub async fn stop(self, timeout: Duration) -> StopReport {
         let shared = &self.shared;
-        shared.draining.store(true, Ordering::SeqCst);
-        let deadline = Instant::now() + timeout;
-        let unsaved_since = |slot: &Slot| *slot.unsaved_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (unsaved_since(slot), id.clone())).collect();
-        held.sort();
-        // Dumps take turns in this order; while one job is dumped, those before it are uploaded.
-        for (_, id) in &held {
-            shared.order(id, Order::Save);
-        }
-        let all_gone = || async {
-            for (_, id) in &held {
-                shared.gone(id).await;
-            }
-        };
-        let _ = tokio::time::timeout_at(deadline, all_gone()).await;
-        for (_, id) in &held {
-            shared.order(id, Order::Release);
-        }
-        // Ending a container and committing its release needs no more than moments; what hangs is reaped.
-        let _ = tokio::time::timeout(Duration::from_secs(10), all_gone()).await;
-        let mut report = std::mem::take(&mut *shared.left.lock().unwrap_or_else(PoisonError::into_inner));
-        report.released.extend(shared.jobs().keys().cloned());
+        shared.stopping.store(true, Ordering::SeqCst);
+        let report = drain::give_all_back(shared, timeout).await;
         faults::leave(shared).await;
-        let lease = *self.lease.borrow();
+        let lease = *shared.lease.borrow();
         if let Err(error) = shared.records.store().revoke_lease(lease).await {
             tracing::warn!(%error, "cannot leave the group; its lease will end by itself");
         }
@@ -334,6 +358,27 @@ impl Drop for RunningNode {
 }
 
 impl Shared {
+    /// `former`: processes of this node that have ended, but whose jobs were not given back.
+    fn start_loops(self: &Arc<Self>, former: Vec<Departed>) {
+        let (departed, departures) = mpsc::unbounded_channel();
+        for process in former {
+            // The receiver is there.
+            let _ = departed.send(process);
+        }
+        self.spawn(members::run(Arc::clone(self), departed));
+        self.spawn(lease::keep(Arc::clone(self)));
+        self.spawn(lease::reconcile(Arc::clone(self)));
+        self.spawn(faults::watch(Arc::clone(self)));
+        self.spawn(drain::watch(Arc::clone(self)));
+        if self.config.roles.keep {
+            self.spawn(reap::run(Arc::clone(self), departures));
+            self.spawn(group::run(Arc::clone(self)));
+        }
+        if self.config.roles.run && self.capabilities.run.is_ok() {
+            self.spawn(claim::run(Arc::clone(self)));
+        }
+    }
+
     /// Runs a task until it ends or the node does.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
@@ -361,8 +406,20 @@ impl Shared {
         Holder { node: self.config.id.clone(), incarnation: self.incarnation.clone(), epoch }
     }
 
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+    fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::SeqCst)
+    }
+
+    /// Whether it takes no jobs: it stops, or was told to drain.
+    fn takes_none(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst) || self.is_drained()
+    }
+
+    /// The share of this node that is taken, from 0 to 1.
+    fn busy(&self, free: Capacity) -> f64 {
+        let share = |free: f64, total: f64| if total > 0.0 { 1.0 - free / total } else { 1.0 };
+        let cpus = share(f64::from(free.cpus_milli), f64::from(self.config.cpus_milli));
+        cpus.max(share(free.memory_bytes as f64, self.config.memory_bytes as f64)).clamp(0.0, 1.0)
     }
 
     /// What is neither taken nor promised.

@@ -1,96 +1,105 @@
-//! Gives the jobs of dead processes back to the queue: at start, every minute, and whenever a node's key goes.
+//! Gives the jobs of dead processes back to the queue: as soon as a process's key goes, and by a look at all of them at start
+//! and once a minute (by one node for all, see [`super::group`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
 use workrs_core::{
-    id::{JobId, NodeId},
-    job::JobEvent,
+    id::{Incarnation, JobId},
+    job::{JobEvent, JobRecord},
     keys,
-    placement::courtesy,
+    placement::{self, COURTESY},
 };
 use workrs_store::{
     fresh,
     records::RecordError,
-    state::{Condition, StateError, Watch, WatchEvent},
+    state::{Condition, StateError},
 };
 
-use super::Shared;
+use super::{Shared, faults, members::Departed};
+use crate::metrics;
 
-const SCAN_EVERY: Duration = Duration::from_secs(60);
 const PAGE: usize = 500;
+/// Jobs of a dead process that are given back at once.
+const AT_ONCE: usize = 16;
 
-pub(super) async fn run(shared: Arc<Shared>) {
-    loop {
-        // Watch first, then scan: a key that goes in between is seen by either.
-        let watch = watch_nodes(&shared).await;
-        let scanned = match scan(&shared).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "cannot look for jobs of dead nodes");
-                Err(error)
+pub(super) async fn run(shared: Arc<Shared>, mut departed: mpsc::UnboundedReceiver<Departed>) {
+    while let Some(process) = departed.recv().await {
+        // Its own key is on its way back, and with it its jobs.
+        if process.incarnation == shared.incarnation {
+            continue;
+        }
+        let reaper = Arc::clone(&shared);
+        // One after the other would let those who died last wait for the courtesy of the first.
+        shared.spawn(async move {
+            tokio::time::sleep(courtesy(&reaper, &process)).await;
+            if let Err(error) = give_back(&reaper, &process).await {
+                tracing::warn!(node = %process.node, %error, "cannot give back all jobs of a dead node, a later look will");
             }
-        };
-        let pause = if scanned.is_ok() && watch.is_ok() { SCAN_EVERY } else { Duration::from_secs(1) };
-        match watch {
-            Ok(watch) => {
-                let _ = tokio::time::timeout(pause, a_node_goes(watch)).await;
-            }
-            Err(_) => tokio::time::sleep(pause).await,
-        }
+        });
     }
 }
 
-async fn watch_nodes(shared: &Shared) -> Result<Watch, StateError> {
-    let page = shared.records.store().list(keys::NODES, None, 1).await?;
-    shared.records.store().watch(keys::NODES, page.revision).await
+/// How long this node leaves the jobs of a dead process to nodes that rank before it.
+fn courtesy(shared: &Shared, process: &Departed) -> std::time::Duration {
+    let members = shared.members.now();
+    let me = placement::name_hash(shared.config.id.as_str());
+    let thing = placement::name_hash(process.incarnation.as_str());
+    let rank = placement::rank(thing, me, members.iter().map(|member| member.hash));
+    COURTESY.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX))
 }
 
-async fn a_node_goes(mut watch: Watch) {
-    while let Some(event) = watch.recv().await {
-        if matches!(event, WatchEvent::Deleted { .. } | WatchEvent::Compacted) {
-            return;
-        }
-    }
-}
-
-async fn scan(shared: &Shared) -> Result<(), StateError> {
-    let live = list(shared, keys::NODES).await?;
-    let incarnations: BTreeSet<_> = live.iter().filter_map(|key| keys::incarnation_of(key)).collect();
-    let nodes: Vec<NodeId> = live.iter().filter_map(|key| NodeId::new(key.split('/').nth(1)?).ok()).collect();
-    let mut orphans: BTreeMap<JobId, Duration> = BTreeMap::new();
-    for key in list(shared, keys::RUNNING).await? {
-        if let (Some(incarnation), Some(job)) = (keys::incarnation_of(&key), keys::job_of_index(&key))
-            && !incarnations.contains(&incarnation)
-        {
-            let wait = courtesy(&job, &shared.config.id, &nodes);
-            orphans.insert(job, wait);
-        }
-    }
-    for (job, wait) in orphans {
-        tokio::time::sleep(wait).await;
-        match reap(shared, &job).await {
-            Ok(()) | Err(RecordError::GuardFailed | RecordError::Illegal(_) | RecordError::NotFound) => {}
-            Err(RecordError::Unavailable(reason)) => return Err(StateError::Unavailable(reason)),
-            Err(error) => tracing::error!(%job, %error, "cannot give the job of a dead node back to the queue"),
-        }
+/// Gives back all jobs of a process, unless its key is there again, and counts its death.
+pub(super) async fn give_back(shared: &Shared, process: &Departed) -> Result<(), StateError> {
+    let jobs = shared.running_under(&process.incarnation).await?;
+    give_back_jobs(shared, jobs).await?;
+    let key = keys::node(&process.node, &process.incarnation);
+    if shared.records.store().get(&key).await?.is_none() {
+        faults::died(shared, process).await?;
     }
     Ok(())
 }
 
+async fn give_back_jobs(shared: &Shared, jobs: Vec<JobId>) -> Result<(), StateError> {
+    let reaped = futures::stream::iter(jobs).map(|job| async move {
+        match reap(shared, &job).await {
+            Ok(()) | Err(RecordError::GuardFailed | RecordError::Illegal(_) | RecordError::NotFound) => Ok(()),
+            Err(RecordError::Unavailable(reason)) => Err(StateError::Unavailable(reason)),
+            Err(error) => {
+                tracing::error!(%job, %error, "cannot give the job of a dead node back to the queue");
+                Ok(())
+            }
+        }
+    });
+    reaped.buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Gives back the jobs of all processes that have no key.
+pub(super) async fn give_back_all(shared: &Shared) -> Result<(), StateError> {
+    // Running first, then live: whoever claims in between is seen to live.
+    let running = list(shared, keys::RUNNING).await?;
+    let live: BTreeSet<Incarnation> =
+        list(shared, keys::NODES).await?.iter().filter_map(|key| keys::incarnation_of(key)).collect();
+    let is_orphan = |key: &String| keys::incarnation_of(key).is_some_and(|process| !live.contains(&process));
+    let orphans = running.iter().filter(|key| is_orphan(key)).filter_map(|key| keys::job_of_index(key));
+    give_back_jobs(shared, orphans.collect()).await
+}
+
 /// One reaper wins: the node's key must be absent and the record unchanged.
 async fn reap(shared: &Shared, job: &JobId) -> Result<(), RecordError> {
-    let Some(record) = shared.records.get(job).await? else { return Ok(()) };
-    let Some(holder) = record.holder() else { return Ok(()) };
-    let reason = format!("node {} died", holder.node);
-    let event = JobEvent::NodeLost { holder: holder.clone(), at: fresh::now(), reason };
-    let guard = Condition::Absent(keys::node(&holder.node, &holder.incarnation));
-    let node = holder.node.clone();
-    shared.records.apply(job, &event, &[guard], &fresh::operation()).await?;
-    tracing::info!(%job, %node, "gave the job of a dead node back to the queue");
+    let at = fresh::now();
+    let decide = |record: &JobRecord| {
+        let holder = record.holder()?.clone();
+        let is_gone = Condition::Absent(keys::node(&holder.node, &holder.incarnation));
+        let reason = format!("node {} died", holder.node);
+        Some((JobEvent::NodeLost { holder, at, reason }, vec![is_gone]))
+    };
+    if let Some(record) = shared.records.decide(job, decide, &fresh::operation()).await? {
+        let node = record.attempts.last().map(|attempt| attempt.node.as_str()).unwrap_or_default();
+        metrics::REAPS.add(1);
+        tracing::info!(%job, dead = node, "gave the job of a dead node back to the queue");
+    }
     Ok(())
 }
 
@@ -102,5 +111,13 @@ async fn list(shared: &Shared, prefix: &str) -> Result<Vec<String>, StateError> 
         if !page.more {
             return Ok(all);
         }
+    }
+}
+
+impl Shared {
+    /// The jobs whose records say that this process runs them.
+    pub(super) async fn running_under(&self, process: &Incarnation) -> Result<Vec<JobId>, StateError> {
+        let keys = list(self, &keys::running(process)).await?;
+        Ok(keys.iter().filter_map(|key| keys::job_of_index(key)).collect())
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
-    job::{CheckpointMode, Failure, Holder, JobEvent, JobRecord, MAX_LOG_RANGES, Outcome},
+    job::{CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobRecord, MAX_LOG_RANGES, Outcome},
     plan,
 };
 use workrs_engine::Container;
@@ -36,6 +36,8 @@ pub(super) enum Leave {
     Done,
     /// Back to the queue, at the newest checkpoint.
     Release { reason: String, cool_down: bool, unfit: bool },
+    /// Back to the queue, for another node to try: this one fits the checkpoint, but cannot restore it.
+    Refused { checkpoint: CheckpointId, reason: String },
     /// A fault of this host, counted as the loss of a node.
     HostFault(String),
     /// The job can be ended for good.

@@ -1,67 +1,85 @@
 //! Removes blobs that nobody needs: of finished jobs, and of submits that were never acknowledged.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use workrs_core::{
     id::{JobId, Timestamp},
-    job::{JobRecord, JobState, Outcome},
-    keys::BlobNames,
+    job::{JobEvent, JobRecord},
+    keys::{self, BlobNames},
 };
-use workrs_store::{blobs::Blobs, fresh, records::RecordError};
+use workrs_store::{
+    blobs::{BlobError, Blobs},
+    fresh,
+    records::{RecordError, Records},
+};
 
 use super::Shared;
 
 const PAGE: usize = 500;
-const MIN_PAUSE: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Blobs without a record are left alone until they are this old: their submit may still be under way.
 const UNCLAIMED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Removes checkpoints and inputs of a job that ended for good; outputs and log stay.
-pub(crate) async fn clean_finished(blobs: &Blobs, record: &JobRecord) {
-    let JobState::Finished { outcome, .. } = &record.state else { return };
-    if *outcome == Outcome::Lost {
+/// Removes checkpoints and inputs of a job that ended for good, and notes that; outputs and log stay. What cannot be removed
+/// now is removed by the group's next round.
+pub(crate) async fn clean(records: &Records, blobs: &Blobs, record: &JobRecord) {
+    if !record.needs_cleaning() {
         return;
     }
-    let names = BlobNames(&record.id);
-    for prefix in [names.checkpoints(), names.all_inputs()] {
-        if let Err(error) = blobs.delete_prefix(&prefix).await {
-            tracing::warn!(job = %record.id, %error, "cannot remove what the finished job no longer needs");
-        }
+    let cleaned = async {
+        clean_blobs(blobs, record).await?;
+        records.apply(&record.id, &JobEvent::Cleaned, &[], &fresh::operation()).await?;
+        Ok::<_, anyhow::Error>(())
+    };
+    if let Err(error) = cleaned.await {
+        tracing::warn!(job = %record.id, %error, "cannot remove yet what the finished job no longer needs");
     }
 }
 
-/// At start and once a day, removes what finished jobs no longer need, as the node that finished them may have
-/// died before it did, and what belongs to no job and is older than a week.
-pub(super) async fn run(shared: Arc<Shared>) {
+async fn clean_blobs(blobs: &Blobs, record: &JobRecord) -> Result<(), BlobError> {
+    let names = BlobNames(&record.id);
+    for prefix in [names.checkpoints(), names.all_inputs()] {
+        blobs.delete_prefix(&prefix).await?;
+    }
+    Ok(())
+}
+
+/// Removes what finished jobs no longer need, as the node that finished them may have died before it did, and the jobs whose
+/// time to be kept is over.
+pub(super) async fn tidy_up(shared: &Shared) -> anyhow::Result<()> {
+    clean_left_over(shared).await?;
+    if let Some(keep) = shared.config.keep_finished {
+        expire(shared, fresh::now(), keep).await?;
+    }
+    Ok(())
+}
+
+/// Removes the blobs of finished jobs, and notes that they are gone.
+async fn clean_left_over(shared: &Shared) -> anyhow::Result<()> {
+    let mut after: Option<String> = None;
     loop {
-        let now = fresh::now();
-        if let Err(error) = sweep(&shared, now).await {
-            tracing::warn!(%error, "cannot look for blobs that nobody needs");
+        let page = shared.records.store().list(keys::CLEANUP, after.as_deref(), PAGE).await?;
+        for id in page.entries.iter().filter_map(|entry| keys::job_of_index(&entry.key)) {
+            if let Some(record) = shared.records.get(&id).await? {
+                clean(&shared.records, &shared.blobs, &record).await;
+            }
         }
-        if let Some(keep) = shared.config.keep_finished
-            && let Err(error) = expire(&shared, now, keep).await
-        {
-            tracing::warn!(%error, "cannot look for finished jobs whose time is over");
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more {
+            return Ok(());
         }
-        // Short times to keep are for those who mean it.
-        let pause = shared.config.keep_finished.map_or(SWEEP_EVERY, |keep| (keep / 8).clamp(MIN_PAUSE, SWEEP_EVERY));
-        tokio::time::sleep(pause).await;
     }
 }
 
 /// Deletes jobs that finished longer than `keep` ago: record, outputs and log.
 async fn expire(shared: &Shared, now: Timestamp, keep: Duration) -> anyhow::Result<()> {
-    let mut after = None;
     loop {
-        let (records, more) = shared.records.list(after.as_ref(), PAGE).await?;
-        after = records.last().map(|record| record.id.clone());
-        for record in records {
-            if matches!(record.state, JobState::Finished { at, .. } if now.since(at) > keep) {
-                delete(shared, &record.id).await?;
-            }
+        let page = shared.records.store().list(keys::FINISHED, None, PAGE).await?;
+        let is_over = |key: &&str| keys::finished_at(key).is_some_and(|at| now.since(at) > keep);
+        let due: Vec<_> = page.entries.iter().map(|entry| entry.key.as_str()).take_while(is_over).collect();
+        for id in due.iter().filter_map(|key| keys::job_of_index(key)) {
+            delete(shared, &id).await?;
         }
-        if !more {
+        if due.len() < page.entries.len() || !page.more {
             return Ok(());
         }
     }
@@ -91,7 +109,8 @@ struct Found {
     has_temporary: bool,
 }
 
-async fn sweep(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
+/// Removes what belongs to no job and is older than a week, and what late writers left of finished jobs.
+pub(super) async fn sweep(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     // Listed first, read afterwards: a record that comes in between saves its blobs.
     let mut jobs: BTreeMap<JobId, Found> = BTreeMap::new();
     for (name, modified) in shared.blobs.list_modified("jobs/").await? {
@@ -108,7 +127,9 @@ async fn sweep(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
             continue;
         }
         match shared.records.get(&job).await? {
-            Some(record) if found.has_temporary => clean_finished(&shared.blobs, &record).await,
+            Some(record) if found.has_temporary && record.is_finished() && record.cleaned => {
+                clean_blobs(&shared.blobs, &record).await?;
+            }
             None if is_old => {
                 tracing::info!(%job, "removing blobs of a submit that was never acknowledged");
                 shared.blobs.delete_prefix(&BlobNames(&job).prefix()).await?;

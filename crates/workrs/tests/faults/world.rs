@@ -6,7 +6,7 @@ use object_store::memory::InMemory;
 use tempfile::TempDir;
 use workrs::{
     joblog,
-    node::{self, CheckpointQuota, FileEntry, FileIndex, NodeConfig, NodeParts, RunningNode},
+    node::{self, CheckpointQuota, FileEntry, FileIndex, NodeConfig, NodeParts, Roles, RunningNode},
 };
 use workrs_core::{
     id::{JobId, NodeId, Owner},
@@ -199,7 +199,11 @@ impl World {
         let blobs = Blobs::new(Arc::new(FaultyBlobs::new(self.blobs.clone(), faults.clone())));
         let config = NodeConfig {
             id: NodeId::new("node").unwrap(),
+            host: "host".to_owned(),
             address: String::new(),
+            roles: Roles::default(),
+            cpu_features: Vec::new(),
+            stop_timeout: Duration::from_secs(80),
             cpus_milli: 1_000,
             memory_bytes: 1 << 30,
             labels: BTreeMap::new(),
@@ -331,9 +335,9 @@ impl World {
             (_, Outcome::Succeeded) => self.check_result(&record).await,
             (_, outcome) => panic!("ended as {outcome:?}: {record:#?}"),
         }
-        // Another life, as short as can be, must find nothing left to do.
+        // Another life, for as long as it takes to keep house once, must find nothing left to do.
         let life = self.start(&Faults::none()).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(180)).await;
         life.node.stop(Duration::from_secs(1)).await;
         assert_eq!(self.host.containers(), [] as [String; 0], "containers are left");
         let blobs = Blobs::new(self.blobs.clone());
