@@ -3,6 +3,7 @@
 //! - [`state`]: the trait [`state::StateStore`] and its contract.
 //! - [`fresh`]: the wall clock, and ids drawn at random.
 //! - [`redb`]: one machine's state in a file.
+//! - [`etcd`]: state of many machines in an etcd cluster.
 //! - [`faulty`]: a wrapper that refuses operations or loses their answers, for tests.
 //! - [`conformance`]: the one suite that every state store passes.
 //! - [`envelope`]: how a value stands in a state store: checksum, owner, and which operations wrote it.
@@ -15,6 +16,8 @@ pub mod blobs;
 pub mod checkpoints;
 pub mod conformance;
 pub mod envelope;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod faulty;
 pub mod fresh;
 pub mod records;
