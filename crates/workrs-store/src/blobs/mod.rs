@@ -5,30 +5,37 @@
 //!
 //! With a key, whatever is written is sealed (`seal.rs` tells its form), and plain blobs from before stay readable.
 //! Names, lengths and hashes are those of the plaintext everywhere in this interface.
+//!
+//! A blob is called missing only if the store that says so is the right one: see [`Blobs::with_marker`].
 
+#[cfg(feature = "s3")]
+mod credentials;
 mod headers;
 mod key;
 mod local;
 mod read;
+#[cfg(feature = "s3")]
+mod s3;
 mod seal;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{error::Error, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
 use workrs_core::{hash::ContentHash, id::Timestamp, job::BlobRef};
 
+#[cfg(feature = "s3")]
+use self::s3::is_unanswered;
 use self::{headers::Headers, seal::Seal};
 pub use self::{
     key::{BlobKey, InvalidKey, KeyId},
     writer::BlobWriter,
 };
 
-const DELETES_AT_ONCE: usize = 8;
 /// From here on it is worth another thread to seal or open bytes.
 const OFF_THREAD_BYTES: usize = 1 << 20;
 
@@ -39,6 +46,14 @@ pub struct Blobs {
     /// Where the blobs are files of this machine.
     root: Option<PathBuf>,
     keyed: Option<Arc<Keyed>>,
+    marker: Option<Arc<Marker>>,
+}
+
+/// A blob by which the right store is known.
+#[derive(Debug)]
+struct Marker {
+    name: String,
+    content: Bytes,
 }
 
 /// What it takes to read and write sealed blobs.
@@ -51,7 +66,7 @@ struct Keyed {
 /// Why a blob was not read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// The store says that there is no such blob.
+    /// There is no such blob: proof, if the store is known by a marker.
     #[error("blob {0} does not exist")]
     Missing(String),
     /// The blob does not hold the bytes that it must hold.
@@ -70,32 +85,58 @@ pub enum BlobError {
 }
 
 impl Blobs {
-    /// Opens a store: `file:///absolute/folder`, taken literally and created for its owner only, or `memory:`.
+    /// Opens a store: a folder, a bucket, or memory.
+    ///
+    /// - `file:///absolute/folder`, taken literally and created for its owner only.
+    /// - `s3://BUCKET/PREFIX` in any S3, with these parameters after a `?`, separated by `&`:
+    ///   - `endpoint=http://host:3900` (or https): the server, by its bucket's path; else `AWS_ENDPOINT_URL`, else AWS.
+    ///   - `region=garage`; else `AWS_REGION`, else `us-east-1`.
+    ///   - `virtual-host=true`: the bucket's name stands in the host's name, not in the path.
+    ///   - `credentials=/file` and `profile=name`: a file like `~/.aws/credentials`, and its section. Without it
+    ///     `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, then `AWS_SHARED_CREDENTIALS_FILE`,
+    ///     then `~/.aws/credentials`.
+    ///
+    ///   The bucket has to exist. It should have a rule that ends unfinished multipart uploads after some days: those
+    ///   that a writer leaves when it is killed are not listed, but take space.
+    /// - `memory:`
+    ///
+    /// A bucket is not asked yet; its first use tells whether it can be used.
     pub fn open(url: &str) -> Result<Self, BlobError> {
         if url == "memory:" {
             return Ok(Self::new(Arc::new(InMemory::new())));
         }
+        if url.starts_with("s3://") {
+            return open_s3(url);
+        }
         let Some(path) = url.strip_prefix("file://").filter(|path| path.starts_with('/')) else {
             return Err(BlobError::InvalidUrl(format!(
-                "{url:?} is not a supported blob store: use file:///absolute/folder or memory:"
+                "{url:?} is not a supported blob store: use file:///absolute/folder, s3://BUCKET/PREFIX or memory:"
             )));
         };
         let unusable = |error: &dyn std::fmt::Display| BlobError::InvalidUrl(format!("{path} cannot be used: {error}"));
         local::create(path.as_ref()).map_err(|error| unusable(&error))?;
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| unusable(&error))?;
         let store = store.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { store: Arc::new(store), root: Some(PathBuf::from(path)), keyed: None })
+        Ok(Self { root: Some(PathBuf::from(path)), ..Self::new(Arc::new(store)) })
     }
 
     /// Blobs in `store`.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, root: None, keyed: None }
+        Self { store, root: None, keyed: None, marker: None }
     }
 
     /// The same blobs, but what is written from now on is sealed with `key`, and what was sealed with it can be read.
     #[must_use]
     pub fn with_key(self, key: BlobKey) -> Self {
         Self { keyed: Some(Arc::new(Keyed { key, headers: Headers::default() })), ..self }
+    }
+
+    /// The same blobs, of which the blob `name` is known to hold `content` for as long as they exist. From now on a blob
+    /// is called missing, and a listing is empty, only if that one can be read: a wiped bucket, another server at the
+    /// same address or a folder that is not mounted has no blob either, but that proves nothing.
+    #[must_use]
+    pub fn with_marker(self, name: &str, content: Bytes) -> Self {
+        Self { marker: Some(Arc::new(Marker { name: name.to_owned(), content })), ..self }
     }
 
     /// Writes a blob; it is durable once this has returned.
@@ -152,22 +193,31 @@ impl Blobs {
         let metas = self.store.list(folder.as_ref()).map_ok(|meta| (String::from(meta.location), meta.size));
         let mut stored: Vec<_> = metas.try_collect().await.map_err(|error| convert(prefix, &error))?;
         stored.retain(|(stored, _)| plain_name(stored).starts_with(prefix));
+        if stored.is_empty() {
+            self.see_marker(prefix).await?;
+        }
         Ok(stored)
     }
 
     /// Deletes a blob; that there is none is no error.
     pub async fn delete(&self, name: &str) -> Result<(), BlobError> {
-        // Without a key there may be sealed blobs too, and with one there may be plain ones.
-        self.delete_stored(name, vec![sealed_path(name)?, path(name)?]).await
+        self.delete_all([name]).await
     }
 
-    async fn delete_stored(&self, name: &str, stored: Vec<Path>) -> Result<(), BlobError> {
+    /// Deletes blobs, in any order and with few requests; that there is no such blob is no error.
+    pub async fn delete_all<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<(), BlobError> {
+        // Without a key there may be sealed blobs too, and with one there may be plain ones.
+        let stored = names.into_iter().flat_map(|name| [sealed_path(name), path(name)]);
+        self.delete_stored(stored.collect::<Result<_, _>>()?).await
+    }
+
+    async fn delete_stored(&self, stored: Vec<Path>) -> Result<(), BlobError> {
         let stored = futures::stream::iter(stored.into_iter().map(Ok)).boxed();
         let results: Vec<_> = self.store.delete_stream(stored).collect().await;
         for result in results {
-            match result {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(convert(name, &error)),
+            match result.map_err(|error| convert("to be deleted", &error)) {
+                Ok(_) | Err(BlobError::Missing(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -175,10 +225,9 @@ impl Blobs {
 
     /// Deletes all blobs whose names begin with `prefix`.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<(), BlobError> {
-        let stored = futures::stream::iter(self.list_stored(prefix).await?);
-        let delete =
-            |(stored, _): (String, u64)| async move { self.delete_stored(&stored, vec![stored_path(&stored)?]).await };
-        stored.map(delete).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
+        let stored = self.list_stored(prefix).await?;
+        let stored = stored.iter().map(|(stored, _)| stored_path(stored));
+        self.delete_stored(stored.collect::<Result<_, _>>()?).await?;
         self.sweep_unfinished(prefix, |_| false).await
     }
 
@@ -195,6 +244,17 @@ impl Blobs {
         let swept = swept.map_err(|error| BlobError::Unavailable(error.to_string()))?;
         swept.map_err(|error| BlobError::Unavailable(error.to_string()))
     }
+}
+
+#[cfg(feature = "s3")]
+fn open_s3(url: &str) -> Result<Blobs, BlobError> {
+    s3::open(url).map(Blobs::new)
+}
+
+#[cfg(not(feature = "s3"))]
+fn open_s3(_: &str) -> Result<Blobs, BlobError> {
+    let text = "this program was built without S3: build it with the feature s3, or use file:///absolute/folder";
+    Err(BlobError::InvalidUrl(text.to_owned()))
 }
 
 /// Where a plain blob is stored: under its name, which no sealed blob can have.
@@ -244,6 +304,10 @@ async fn off_thread<T: Send + 'static>(
 }
 
 fn convert(name: &str, error: &object_store::Error) -> BlobError {
+    #[cfg(feature = "s3")]
+    if let Some(diagnosed) = s3::diagnose(name, error) {
+        return diagnosed;
+    }
     if matches!(error, object_store::Error::NotFound { .. }) {
         return BlobError::Missing(name.to_owned());
     }
@@ -251,21 +315,26 @@ fn convert(name: &str, error: &object_store::Error) -> BlobError {
     if is_full(error) { BlobError::Full(text) } else { BlobError::Unavailable(text) }
 }
 
-/// Whether an error comes down to a disk or a quota that is full.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            if matches!(io.kind(), StorageFull | QuotaExceeded) {
-                return true;
-            }
-            // An I/O error that wraps another error hides it from `source`.
-            if io.get_ref().is_some_and(|inner| is_full(inner)) {
-                return true;
-            }
-        }
-        cause = error.source();
-    }
+#[cfg(not(feature = "s3"))]
+fn is_unanswered(_: &object_store::Error) -> bool {
     false
+}
+
+/// Whether an error comes down to a disk or a quota that is full.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let mut kinds = causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.any(|kind| matches!(kind, StorageFull | QuotaExceeded))
+}
+
+/// An error, what caused it, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+        // An I/O error that wraps another error hides it from `source`.
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    }
+    std::iter::successors(Some(error), |error| cause(*error))
 }

@@ -13,7 +13,7 @@ use workrs_core::{hash::ContentHash, job::BlobRef};
 use super::{
     BlobError, BlobKey, Blobs, Keyed, convert,
     headers::Stored,
-    off_thread, path,
+    is_unanswered, off_thread, path,
     seal::{self, HEADER_BYTES, SEALED_BYTES, Seal},
     sealed_path,
 };
@@ -33,6 +33,10 @@ impl Blobs {
 
     /// Reads whatever stands under a name; without a hash nothing tells whether it is what was written.
     pub async fn get_unverified(&self, name: &str) -> Result<Bytes, BlobError> {
+        self.proven(self.read(name).await).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Bytes, BlobError> {
         let (result, key) = self.find(name).await?;
         let bytes = result.bytes().await.map_err(|error| convert(name, &error))?;
         let Some(key) = key.cloned() else { return Ok(bytes) };
@@ -47,7 +51,7 @@ impl Blobs {
     /// Reads a blob piece by piece. The bytes are known to be right only at the end: the last item is an error if
     /// they were not.
     pub async fn stream(&self, blob: &BlobRef) -> Result<Pieces, BlobError> {
-        let (result, key) = self.find(&blob.name).await?;
+        let (result, key) = self.proven(self.find(&blob.name).await).await?;
         let name = blob.name.clone();
         let mut pieces = result.into_stream().map_err(move |error| convert(&name, &error)).boxed();
         if let Some(key) = key {
@@ -64,6 +68,10 @@ impl Blobs {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        self.proven(self.read_range(name, range).await).await
+    }
+
+    async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, BlobError> {
         let Some(keyed) = &self.keyed else {
             return match self.part(&path(name)?, name, range).await {
                 Err(BlobError::Missing(_)) => Err(self.missing(name).await),
@@ -87,6 +95,28 @@ impl Blobs {
             before = Some(found);
         }
         Err(BlobError::Unavailable(format!("blob {name} is written again and again while it is read")))
+    }
+
+    /// A blob that was not found is missing only if the right store was asked.
+    async fn proven<T>(&self, read: Result<T, BlobError>) -> Result<T, BlobError> {
+        if let Err(BlobError::Missing(name)) = &read {
+            self.see_marker(name).await?;
+        }
+        read
+    }
+
+    /// Sees that a store in which nothing was found for `name` is the right one.
+    pub(super) async fn see_marker(&self, name: &str) -> Result<(), BlobError> {
+        let Some(marker) = &self.marker else { return Ok(()) };
+        match self.read(&marker.name).await {
+            Ok(content) if content == marker.content => Ok(()),
+            Ok(_) | Err(BlobError::Missing(_)) => Err(BlobError::Unavailable(format!(
+                "nothing was found for {name:?}, but this is not the store of this group, as its blob {} shows; see that \
+                 the bucket was not wiped, that the folder is mounted and that the URL of the blobs is right",
+                marker.name
+            ))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks for a blob; with the key if it is sealed.
@@ -157,6 +187,7 @@ impl Blobs {
         let error = match read.await {
             Ok((bytes, len)) if bytes.len() as u64 == range.end - range.start => return Ok((bytes, len)),
             Ok(_) => return Err(BlobError::Mismatch(name.to_owned())),
+            Err(error) if is_unanswered(&error) => return Err(convert(name, &error)),
             Err(error) => convert(name, &error),
         };
         // Stores have no common error for a range beyond the end: a blob that was cut off must not look like a
@@ -172,10 +203,10 @@ impl Blobs {
 }
 
 fn present<T>(name: &str, result: object_store::Result<T>) -> Result<Option<T>, BlobError> {
-    match result {
+    match result.map_err(|error| convert(name, &error)) {
         Ok(value) => Ok(Some(value)),
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(convert(name, &error)),
+        Err(BlobError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -34,15 +34,14 @@ impl Checkpoints {
         let mut blobs = self.blobs.list(&prefix).await?;
         blobs.retain(|(name, _)| !is_in_flight(name));
         let is_doomed = |name: &str| is_old(name) && !named.contains(name) && (packs_are_known || is_manifest(name));
-        let (mut doomed, kept): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|(name, _)| is_doomed(name));
+        let (doomed, kept): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|(name, _)| is_doomed(name));
+        let bytes = |blobs: &[(String, u64)]| blobs.iter().map(|(_, len)| len).sum();
+        let collected = Collected { freed_bytes: bytes(&doomed), kept_bytes: bytes(&kept) };
         // Manifests first: a crash in between leaves no manifest that names a deleted pack.
-        doomed.sort_by_key(|(name, _)| !is_manifest(name));
-        let kept_bytes = kept.iter().map(|(_, len)| len).sum();
-        let mut collected = Collected { freed_bytes: 0, kept_bytes };
-        for (name, len) in doomed {
-            self.blobs.delete(&name).await?;
-            collected.freed_bytes += len;
-        }
+        let (manifests, packs): (Vec<_>, Vec<_>) =
+            doomed.iter().map(|(name, _)| name.as_str()).partition(|name| is_manifest(name));
+        self.blobs.delete_all(manifests).await?;
+        self.blobs.delete_all(packs).await?;
         self.blobs.sweep_unfinished(&prefix, move |name| !is_old(name) || is_in_flight(name)).await?;
         Ok(collected)
     }

@@ -197,7 +197,7 @@ async fn the_folder_is_its_owners_and_leftovers_of_dead_writers_go() {
 
 #[test]
 fn urls_and_names_that_cannot_be_used_are_refused() {
-    for url in ["", "s3://bucket", "file:relative", "file://host/path", "/path", "memory"] {
+    for url in ["", "S3:bucket", "file:relative", "file://host/path", "/path", "memory"] {
         let refused = Blobs::open(url);
         let Err(BlobError::InvalidUrl(text)) = refused else { panic!("{url}: {refused:?}") };
         assert!(text.contains("file:///"), "{text}");
