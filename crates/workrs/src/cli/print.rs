@@ -278,6 +278,7 @@ mod tests {
             uploaded_bytes: 12 << 20,
             run_ms: seq * 30_000,
             log_bytes: seq * 100,
+            refused_by: Vec::new(),
         };
         JobEvent::CheckpointCommitted { holder: holder(epoch), checkpoint }
     }
