@@ -17,12 +17,17 @@ endif
 .PHONY: help
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
-	    printf '  make %-9s %s\n' "$$target" "$$text"; \
+	    printf '  make %-12s %s\n' "$$target" "$$text"; \
 	done
 
 .PHONY: setup
-setup: ## Install what this machine lacks: runc, CRIU, Rust, … (quick when all is there; root or sudo)
+setup: ## Install what this machine lacks: runc, CRIU, Rust, etcd, … (quick when all is there; root or sudo)
 	@scripts/setup.sh
+
+# The tests and the targets below that run a whole group also need an S3 server, which is built once on a machine.
+.PHONY: setup-cluster
+setup-cluster:
+	@scripts/setup.sh --cluster
 
 # The dev profile optimises the dependencies that hash and compress, so it is quick enough to run, and it shares its
 # build with `make test`. `make release` makes the program to install, and took 9 minutes where this took 5 (both clean,
@@ -36,17 +41,30 @@ release: ## Build target/release/workrs, the program to install
 	$(CARGO) build --locked --release --bin workrs
 
 .PHONY: demo
-demo: setup build ## Watch a job outlive its node (root or sudo)
+demo: setup-one-node build ## Watch a job outlive its node (root or sudo)
 	@scripts/demo.py $(TARGET_DIR)/debug/workrs
 
+.PHONY: setup-one-node
+setup-one-node:
+	@scripts/setup.sh --one-node
+
+# CLUSTER_OPTIONS=--fresh begins with an empty group; scripts/cluster.py --help tells the others.
+.PHONY: cluster
+cluster: setup-cluster build ## Run a group on this machine: three etcd members, S3, three nodes (root or sudo)
+	@scripts/cluster.py $(CLUSTER_OPTIONS) $(TARGET_DIR)/debug/workrs
+
+.PHONY: cluster-demo
+cluster-demo: setup-cluster build ## Watch jobs outlive nodes, etcd members and S3 of such a group (root or sudo)
+	@scripts/cluster.py --demo $(TARGET_DIR)/debug/workrs
+
 .PHONY: test
-test: setup lint ## Run all tests, the real ones with runc and CRIU, too (root or sudo)
+test: setup-cluster lint ## Run all tests, the real ones with runc, CRIU, etcd and S3, too (root or sudo)
 	$(CARGO) test --workspace --locked --no-fail-fast $(RUN_AS_ROOT)
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
 
 .PHONY: bench
 bench: ## Measure checkpoints and restores, next to podman, Docker and runc
-	@scripts/setup.sh --bench
+	@scripts/setup.sh --bench --cluster
 	@scripts/bench.sh
 
 .PHONY: fmt

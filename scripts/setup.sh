@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what this host lacks to build and run Workrs; see usage() for the options.
-# Running it again is safe and quick: only what is missing is installed, and a CRIU that works is left alone.
+# Running it again is safe and quick: only what is missing is installed, and a CRIU or etcd that will do is left alone.
 set -euo pipefail
 
 readonly EXIT_FAILED=1 # also: something is missing (--check)
@@ -8,10 +8,15 @@ readonly EXIT_NOT_DEBIAN=2
 readonly EXIT_NO_CAPABILITY=3
 readonly EXIT_USAGE=64
 
-readonly criu_home=/usr/local/lib/workrs
-readonly criu_link=/usr/local/sbin/criu
-# Where a newer CRIU is looked for, in this order: the next Debian release, then unstable.
-readonly criu_suites="forky sid"
+# What comes from here lies in a folder of its own below `tools`, with a link in `links`.
+readonly tools=/usr/local/lib/workrs
+readonly links=/usr/local/sbin
+# Where newer packages are looked for, in this order: the next Debian release, then unstable.
+readonly newer_suites="forky sid"
+# Earlier ones have known faults with the data of a member that was killed (etcd-io/etcd#14211 is one).
+readonly etcd_wanted=3.5.30
+readonly garage_wanted=2.5.0
+scratch="" # see make_scratch
 
 self=$(readlink -f "$0")
 root_dir=$(dirname "$(dirname "$self")")
@@ -21,12 +26,15 @@ export PATH="/usr/local/sbin:$PATH:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:
 
 usage() {
     cat <<END
-usage: scripts/setup.sh [--check] [--bench] [--criu]
-  (none)    install the packages, CRIU and Rust that are missing
-  --check   say what is missing, change nothing
-  --bench   also install what the benchmarks need and compare with: podman, Docker Engine (whose package starts
-            Docker's service where there is systemd; the benchmarks do not use that one), numpy
-  --criu    only CRIU
+usage: scripts/setup.sh [--check] [--one-node] [--cluster] [--bench] [--criu | --etcd]
+  (none)      install the packages, CRIU, Rust and etcd that are missing
+  --check     say what is missing, change nothing
+  --one-node  all but etcd: what building, one node and 'make demo' need
+  --cluster   also Garage, an S3 server, for the tests and 'make cluster'; built from source once, in some 10 minutes
+  --bench     also install what the benchmarks need and compare with: podman, Docker Engine (whose package starts
+              Docker's service where there is systemd; the benchmarks do not use that one), numpy
+  --criu      only CRIU
+  --etcd      only etcd and etcdctl
 exit codes: 0 all is there, 1 something failed or (--check) is missing, 2 something is missing and this is not Debian,
   3 this host may not checkpoint (no CAP_SYS_ADMIN), 64 wrong usage
 END
@@ -48,6 +56,9 @@ as_root() {
     if is_root; then "$@"; else sudo "$@"; fi
 }
 
+# at_least WANTED FOUND
+at_least() { [ -n "$2" ] && printf '%s\n' "$1" "$2" | sort -V -C; }
+
 # shellcheck disable=SC1091 # the file is the host's
 is_debian() { (. /etc/os-release && [ "${ID:-}" = debian ]) 2>/dev/null; }
 
@@ -67,7 +78,10 @@ iproute2|command -v ip|sets up the jobs' network; CRIU calls it
 iptables|command -v iptables-restore|CRIU holds a job's network still with it (its default; 'criu check' does not ask)
 gcc|command -v gcc|links the Rust crates
 libc6-dev|has_static_libc|C headers and the static libc.a
+protobuf-compiler|command -v protoc|builds the client of etcd
+libprotobuf-dev|has_protobuf_includes|the files that protoc includes
 make|command -v make|the project's entry points
+openssl|command -v openssl|tests: certificates
 python3|test -x /usr/bin/python3|runs the jobs of the demo and the tests
 END
     if [ "$with_bench" = yes ]; then
@@ -85,6 +99,9 @@ has_docker_cli_apart() { (. /etc/os-release && [ "${VERSION_ID:-99}" -ge 13 ]) 2
 
 has_static_libc() { [ -f "$(gcc -print-file-name=libc.a 2>/dev/null)" ]; }
 
+# They lie beside protoc, wherever that is from.
+has_protobuf_includes() { [ -f "$(dirname "$(dirname "$(command -v protoc)")")/include/google/protobuf/any.proto" ]; }
+
 # Prints the lines of needed() whose probe fails.
 missing() {
     local name probe purpose
@@ -95,7 +112,7 @@ missing() {
 
 print_missing() { # LINES
     local name purpose
-    while IFS='|' read -r name purpose; do printf '  %-11s %s\n' "$name" "$purpose"; done <<<"$1"
+    while IFS='|' read -r name purpose; do printf '  %-17s %s\n' "$name" "$purpose"; done <<<"$1"
 }
 
 # --- may this host checkpoint at all? -------------------------------------------------------------------------------
@@ -154,53 +171,78 @@ require_root_or_sudo() {
         hints+=("run as root: apt-get update && apt-get install --no-install-recommends $names")
     fi
     if ! command -v criu >/dev/null; then hints+=("run as root: $self --criu"); fi
+    if [ "$with_etcd" = yes ] && ! etcd_works; then hints+=("run as root: $self --etcd"); fi
     if [ ${#hints[@]} = 0 ]; then return; fi
     fail $EXIT_FAILED "cannot install what is missing: this is not root, and there is no sudo" "${hints[@]}"
 }
 
-# --- CRIU -----------------------------------------------------------------------------------------------------------
+# --- programs from newer packages -----------------------------------------------------------------------------------
 
-# The version says too little: whether one works depends on the kernel, so CRIU itself is asked.
-criu_works() { command -v criu >/dev/null && as_root "$(command -v criu)" check >/dev/null 2>&1; }
-
-say_criu_unchecked() { say "CRIU: at $(command -v criu), not checked ('criu check' needs root)"; }
-
-say_criu() { say "CRIU: $(criu --version | sed -n 's/^Version: //p') at $(command -v criu), 'criu check' passes"; }
-
-install_criu() {
-    if ! can_be_root && command -v criu >/dev/null; then
-        say_criu_unchecked
-        return
-    fi
-    if criu_works; then
-        say_criu
-        return
-    fi
-    is_debian || fail $EXIT_NOT_DEBIAN "this host has no working CRIU, and this is not Debian" \
-        "install CRIU 4.1 or later so that 'criu check' passes as root: https://criu.org/Installation"
+# install_from_newer TOOL NAME HINT: makes a folder of its own for the TOOL (criu, etcd), turns links to it, and removes
+# the folders of former runs. For each TOOL there are functions: TOOL_works, say_TOOL, download_TOOL, unpack_TOOL.
+install_from_newer() {
+    local tool=$1 name=$2 home
+    is_debian || fail $EXIT_NOT_DEBIAN "this host has no $name that will do, and this is not Debian" "$3"
     if ! is_root; then
-        sudo "$self" --criu
+        sudo "$self" "--$tool"
         return
     fi
-    if [ -e "$criu_link" ] && [[ $(readlink -f "$criu_link") != "$criu_home"/* ]]; then
-        fail $EXIT_FAILED "cannot install CRIU: $criu_link fails 'criu check', and this script did not make it" \
-            "move it away, then run scripts/setup.sh again"
-    fi
-    say "CRIU: none here passes 'criu check'; fetching one with its libraries into $criu_home"
-    mkdir -p "$criu_home" "$(dirname "$criu_link")"
-    exec 9<"$criu_home"
-    flock 9 # two at once would remove each other's folders
-    if criu_works; then # the other one made it meanwhile
-        say_criu
+    refuse_foreign_links "$name" "$tool"
+    say "$name: none here will do; fetching one into $tools"
+    lock_tools
+    if "${tool}_works"; then # another run made it meanwhile
+        "say_$tool"
         return
     fi
-    scratch=$(mktemp -d)
+    make_scratch
+    "download_$tool"
+    home=$(mktemp -d "$tools/$tool.XXXXXX")
+    chmod 755 "$home"
+    # Checked in its folder before the link is turned: an interrupted run leaves at most a folder that nothing points to,
+    # which the next run removes. It cannot be built elsewhere and renamed, as CRIU's path is in its binary.
+    "unpack_$tool"
+    remove_old "$tool"
+    "say_$tool"
+}
+
+# The link has the name of the tool. What somebody else put there is theirs.
+refuse_foreign_links() { # NAME LINK...
+    local link
+    for link in "${@:2}"; do
+        link=$links/$link
+        if [ -e "$link" ] && [[ $(readlink -f "$link") != "$tools"/* ]]; then
+            fail $EXIT_FAILED "cannot install $1: $link will not do, and this script did not make it" \
+                "move it away, then run scripts/setup.sh again"
+        fi
+    done
+}
+
+# Two at once would remove each other's folders. The lock is held until this script ends.
+lock_tools() {
+    as_root mkdir -p "$tools" "$links"
+    exec 9<"$tools"
+    flock 9
+}
+
+make_scratch() {
+    if [ -n "$scratch" ]; then return; fi
+    scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/workrs-setup.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
     chmod 755 "$scratch" # apt downloads as a user of its own
-    download_criu
-    unpack_criu
-    remove_old_criu
-    say_criu
+}
+
+turn_link() { # BINARY
+    local link
+    link=$links/$(basename "$1")
+    as_root ln -sfn "$1" "$link.new"
+    as_root mv -T "$link.new" "$link"
+}
+
+remove_old() { # TOOL
+    local folder
+    for folder in "$tools/$1".*; do
+        if [[ $(readlink "$links/$1") != "$folder"/* ]]; then rm -rf "$folder"; fi
+    done
 }
 
 # Prints the addresses of the Debian mirrors that this system is set to use. Apt itself is asked, as it knows every
@@ -243,34 +285,60 @@ Acquire::Retries "3";
 END
 }
 
-# Leaves CRIU, patchelf and everything they depend on as .deb files under $scratch/apt/cache/archives.
-download_criu() {
+# download_debs NAME HINT APT-GET'S-COMMAND...: leaves .deb files in $scratch/apt/cache/archives, of the first suite that
+# has them. Each call begins with an empty folder.
+download_debs() {
     local mirror suite log="$scratch/log"
     : >"$log"
-    for suite in $criu_suites; do
+    for suite in $newer_suites; do
         for mirror in $(debian_mirrors); do
             write_apt_configuration "$mirror" "$suite"
             if apt-get -q -c "$scratch/apt/apt.conf" update >>"$log" 2>&1 &&
-                apt-get -q -c "$scratch/apt/apt.conf" install --download-only --yes --no-install-recommends \
-                    criu patchelf >>"$log" 2>&1; then
+                (cd "$scratch/apt/cache/archives" && apt-get -q -c "$scratch/apt/apt.conf" "${@:3}") >>"$log" 2>&1; then
                 return
             fi
         done
     done
     tail -n 15 "$log" >&2
-    fail $EXIT_FAILED "cannot download CRIU: no mirror in apt's sources gave it (log above; tried: $criu_suites)" \
-        "check the network and that a Debian mirror stands in /etc/apt, then run scripts/setup.sh again" \
-        "or install a CRIU yourself that passes 'criu check'"
+    fail $EXIT_FAILED "cannot download $1: no mirror in apt's sources gave it (log above; tried: $newer_suites)" \
+        "check the network and that a Debian mirror stands in /etc/apt, then run scripts/setup.sh again" "$2"
 }
 
-# Unpacks into a fresh folder, checks the result there, and only then turns the link: an interrupted run leaves at most
-# a folder that nothing points to, which the next run removes. The folder cannot be built elsewhere and renamed, as its
-# path is in the binary.
+unpack_debs() { # INTO
+    local deb
+    for deb in "$scratch"/apt/cache/archives/*.deb; do dpkg -x "$deb" "$1"; done
+}
+
+# --- CRIU -----------------------------------------------------------------------------------------------------------
+
+# The version says too little: whether one works depends on the kernel, so CRIU itself is asked.
+criu_works() { command -v criu >/dev/null && as_root "$(command -v criu)" check >/dev/null 2>&1; }
+
+say_criu_unchecked() { say "CRIU: at $(command -v criu), not checked ('criu check' needs root)"; }
+
+say_criu() { say "CRIU: $(criu --version | sed -n 's/^Version: //p') at $(command -v criu), 'criu check' passes"; }
+
+install_criu() {
+    if ! can_be_root && command -v criu >/dev/null; then
+        say_criu_unchecked
+    elif criu_works; then
+        say_criu
+    else
+        install_from_newer criu CRIU \
+            "install CRIU 4.1 or later so that 'criu check' passes as root: https://criu.org/Installation"
+    fi
+}
+
+# CRIU, patchelf and everything they depend on.
+download_criu() {
+    download_debs CRIU "or install a CRIU yourself that passes 'criu check'" \
+        install --download-only --yes --no-install-recommends criu patchelf
+}
+
+# Unpacks into $home, and makes CRIU use the libraries there instead of the system's.
 unpack_criu() {
-    local home deb binary lib_dir interpreter report
-    home=$(mktemp -d "$criu_home/criu.XXXXXX")
-    chmod 755 "$home"
-    for deb in "$scratch"/apt/cache/archives/*.deb; do dpkg -x "$deb" "$home"; done
+    local binary lib_dir interpreter report
+    unpack_debs "$home"
     binary=$home/usr/sbin/criu
     lib_dir=$(dirname "$(find "$home" -name libc.so.6 -print -quit)")
     patchelf() { "$interpreter" --library-path "$lib_dir" "$home/usr/bin/patchelf" "$@"; }
@@ -282,15 +350,7 @@ unpack_criu() {
         fail $EXIT_FAILED "cannot use the downloaded CRIU: its 'criu check' says: $report" \
             "this kernel ($(uname -r)) may lack CONFIG_CHECKPOINT_RESTORE, or need a newer CRIU"
     fi
-    ln -sfn "$binary" "$criu_link.new"
-    mv -T "$criu_link.new" "$criu_link"
-}
-
-remove_old_criu() {
-    local folder
-    for folder in "$criu_home"/criu.*; do
-        if [[ $(readlink "$criu_link") != "$folder"/* ]]; then rm -rf "$folder"; fi
-    done
+    turn_link "$binary"
 }
 
 # --- Rust -----------------------------------------------------------------------------------------------------------
@@ -301,11 +361,7 @@ rust_wanted() {
 
 rust_found() { (cd "$root_dir" && cargo --version 2>/dev/null | cut -d' ' -f2) || true; }
 
-rust_works() {
-    local found
-    found=$(rust_found)
-    [ -n "$found" ] && printf '%s\n' "$(rust_wanted)" "$found" | sort -V -C
-}
+rust_works() { at_least "$(rust_wanted)" "$(rust_found)"; }
 
 # rustup puts the toolchain into the caller's home: never through sudo.
 install_rust() {
@@ -331,6 +387,80 @@ rust_lack() {
     echo "${found:-missing}${wanted:+ (wanted: $wanted or later)}"
 }
 
+# --- etcd -----------------------------------------------------------------------------------------------------------
+
+etcd_works() { command -v etcdctl >/dev/null && at_least $etcd_wanted "$(etcd_version etcd)"; }
+
+etcd_version() { "$1" --version 2>/dev/null | sed -n 's/^etcd Version: *//p' || true; } # BINARY
+
+say_etcd() { say "etcd: $(etcd_version etcd) at $(command -v etcd)"; }
+
+install_etcd() {
+    if etcd_works; then
+        say_etcd
+        return
+    fi
+    refuse_foreign_links etcd etcdctl
+    install_from_newer etcd etcd "install etcd and etcdctl $etcd_wanted or later: https://etcd.io/docs/latest/install"
+}
+
+# Without what they depend on: both are linked with nothing but the libc, and run with the system's.
+download_etcd() {
+    download_debs etcd "or install etcd and etcdctl $etcd_wanted or later yourself" download etcd-server etcd-client
+}
+
+unpack_etcd() {
+    local found
+    unpack_debs "$home"
+    found=$(etcd_version "$home/usr/bin/etcd")
+    if ! at_least $etcd_wanted "$found" || ! "$home/usr/bin/etcdctl" version >/dev/null; then
+        rm -rf "$home"
+        fail $EXIT_FAILED "cannot use the downloaded etcd: it is ${found:-a file that does not run here}" \
+            "install etcd and etcdctl $etcd_wanted or later yourself"
+    fi
+    turn_link "$home/usr/bin/etcdctl"
+    turn_link "$home/usr/bin/etcd" # last: remove_old goes by it
+}
+
+# --- Garage ---------------------------------------------------------------------------------------------------------
+
+garage_works() { at_least $garage_wanted "$(garage_version garage)"; }
+
+garage_version() { "$1" --version 2>/dev/null | sed -nE 's/^garage [^0-9]*([0-9.]+).*/\1/p' || true; } # BINARY
+
+say_garage() { say "Garage: $(garage_version garage) at $(command -v garage)"; }
+
+# No Debian release has it. What the build leaves behind is one file, so that this happens once on a machine.
+install_garage() {
+    local home=$tools/garage-$garage_wanted
+    if garage_works; then
+        say_garage
+        return
+    fi
+    can_be_root || fail $EXIT_FAILED "cannot install Garage into $tools: this is not root, and there is no sudo"
+    refuse_foreign_links Garage garage
+    lock_tools
+    if ! [ -x "$home/garage" ]; then
+        say "Garage: building $garage_wanted, once on this machine; that takes some 10 minutes on two cores"
+        make_scratch
+        build_garage
+        as_root install -D -m 755 "$scratch/garage/bin/garage" "$home/garage.new"
+        as_root mv -T "$home/garage.new" "$home/garage"
+    fi
+    turn_link "$home/garage"
+    say_garage
+}
+
+# With a profile that builds quickly: a server for tests need not be the fastest. cargo is the caller's, as with Rust.
+build_garage() {
+    env CARGO_TARGET_DIR="$scratch/garage-target" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=true \
+        cargo install garage --version "$garage_wanted" --locked --no-default-features --features bundled-libs,lmdb \
+        --root "$scratch/garage" --no-track --quiet ||
+        fail $EXIT_FAILED "cannot build Garage $garage_wanted: cargo says why above" \
+            "put that right, then run scripts/setup.sh again; only some tests and 'make cluster' need Garage"
+}
+
 # --- main -----------------------------------------------------------------------------------------------------------
 
 check() {
@@ -354,31 +484,47 @@ check() {
         say "missing: Rust; cargo is $(rust_lack)"
         lacks=1
     fi
+    if [ "$with_etcd" = yes ] && ! etcd_works; then
+        say "missing: etcd with etcdctl, $etcd_wanted or later"
+        lacks=1
+    fi
+    if [ "$with_garage" = yes ] && ! garage_works; then
+        say "missing: Garage, $garage_wanted or later"
+        lacks=1
+    fi
     if [ $lacks = 0 ]; then say "all is there"; fi
     return $lacks
 }
 
 main() {
     local mode=install argument
-    with_bench=no
+    with_bench=no with_etcd=yes with_garage=no
     for argument in "$@"; do
         case $argument in
         --check) mode=check ;;
-        --criu) mode=criu ;;
+        --criu | --etcd) mode=${argument#--} ;;
+        --one-node) with_etcd=no ;;
+        --cluster) with_garage=yes ;;
         --bench) with_bench=yes ;;
         -h | --help) usage && exit ;;
         *) usage >&2 && fail $EXIT_USAGE "unknown option $argument" ;;
         esac
     done
     require_sys_admin
-    if [ $mode = check ]; then
+    if [ "$mode" = check ]; then
         check
         return
     fi
     require_root_or_sudo
-    if [ $mode = install ]; then install_packages; fi
+    if [ "$mode" != install ]; then
+        "install_$mode"
+        return
+    fi
+    install_packages
     install_criu
-    if [ $mode = install ]; then install_rust; fi
+    install_rust
+    if [ $with_etcd = yes ]; then install_etcd; fi
+    if [ $with_garage = yes ]; then install_garage; fi
 }
 
 main "$@"
