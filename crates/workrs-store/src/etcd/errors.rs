@@ -144,7 +144,7 @@ impl fmt::Display for Failure {
                     let text = error.to_string();
                     if !said.contains(&text) {
                         write!(formatter, ": {text}")?;
-                        said = text;
+                        said.push_str(&text);
                     }
                     source = error.source();
                 }

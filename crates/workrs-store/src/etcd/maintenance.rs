@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, StatusResponse};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, StatusResponse};
 use futures::future::join_all;
 
 use super::{
     DEADLINE,
     errors::Failure,
     members::{Member, Members},
+    number,
 };
 use crate::state::{Revision, StateError, Usage};
 
@@ -62,10 +63,10 @@ pub(super) async fn usage(members: &Members) -> Result<Usage, StateError> {
 
 /// Forgets what is older than `before`, and gives space back if writes are refused, or will be without need.
 pub(super) async fn compact(members: &Members, before: Revision) -> Result<(), StateError> {
-    let revision = i64::try_from(before.0).unwrap_or(i64::MAX);
+    let revision = number(before);
     let compacted = members.call_repeatedly(WORK_DEADLINE, |client| {
         let mut client = client.kv_client();
-        let until_done = etcd_client::CompactionOptions::new().with_physical();
+        let until_done = CompactionOptions::new().with_physical();
         async move { client.compact(revision, Some(until_done)).await }
     });
     match compacted.await {

@@ -33,7 +33,7 @@ const TRIES: usize = 3;
 const NONE: usize = usize::MAX;
 
 pub(super) struct Members {
-    members: Vec<Member>,
+    all: Vec<Member>,
     /// Index of the one that is asked, or [`NONE`].
     current: AtomicUsize,
     /// When the last search began that found nobody, and why.
@@ -52,6 +52,9 @@ pub(super) struct Member {
 impl Members {
     /// Connects to nobody yet.
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, EtcdError> {
+        if options.endpoints.is_empty() {
+            return Err(EtcdError::InvalidUrl("it names no member".to_owned()));
+        }
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_DEADLINE)
             .with_keep_alive(PING_INTERVAL, PING_DEADLINE)
@@ -72,7 +75,7 @@ impl Members {
             watch_client: OnceCell::new(),
         });
         Ok(Self {
-            members: members.collect(),
+            all: members.collect(),
             current: AtomicUsize::new(NONE),
             searched: Mutex::new(None),
             probe: format!("{}/", options.prefix),
@@ -81,7 +84,7 @@ impl Members {
 
     /// All of them.
     pub(super) fn all(&self) -> &[Member] {
-        &self.members
+        &self.all
     }
 
     /// Asks one member once.
@@ -93,7 +96,7 @@ impl Members {
             NONE => self.search().await?,
             index => index,
         };
-        let member = &self.members[index];
+        let member = &self.all[index];
         let mut result = member.ask(deadline, &call).await;
         if matches!(&result, Err(failure) if failure.is_of_old_token()) && member.renew_token(deadline).await {
             result = member.ask(deadline, &call).await;
@@ -156,7 +159,7 @@ impl Members {
             return Err(Failure::NoMember(why.clone()));
         }
         let begun = Instant::now();
-        let mut probes: FuturesUnordered<_> = (0..self.members.len()).map(|index| self.probe(index)).collect();
+        let mut probes: FuturesUnordered<_> = (0..self.all.len()).map(|index| self.probe(index)).collect();
         let mut why = Vec::new();
         while let Some(probed) = probes.next().await {
             match probed {
@@ -173,7 +176,7 @@ impl Members {
     }
 
     async fn probe(&self, index: usize) -> Result<usize, String> {
-        let member = &self.members[index];
+        let member = &self.all[index];
         let read = async {
             let mut client = member.connected().await?.kv_client();
             client.get(self.probe.as_str(), Some(GetOptions::new().with_count_only())).await

@@ -17,7 +17,7 @@ mod watches;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{GetOptions, GetResponse, KeyValue};
+use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
 
 pub use self::options::{Credentials, DEFAULT_PREFIX, EtcdError, EtcdOptions, Tls};
 use self::{errors::Failure, members::Members, watches::Watches};
@@ -33,7 +33,7 @@ const RENEWAL_DEADLINE: Duration = Duration::from_millis(700);
 const RENEWALS_DEADLINE: Duration = Duration::from_millis(1500);
 const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 /// Entries that are asked for at once.
-const LIST_PART: usize = 1000;
+const LIST_PART: i64 = 1000;
 /// Bytes of an answer that are taken; parts of lists that are larger are asked for in halves.
 const ANSWER_BYTES: usize = 64 << 20;
 /// A list whose revision is forgotten while it is read begins anew.
@@ -78,9 +78,9 @@ impl EtcdStore {
         }
         let mut part = LIST_PART;
         loop {
-            let wanted = part.min(limit - page.entries.len());
-            let options = GetOptions::new().with_range(range.end.clone()).with_limit(wanted as i64);
-            let answer = self.range(&from, &options.with_revision(page.revision.0 as i64), LIST_DEADLINE).await;
+            let wanted = i64::try_from(limit - page.entries.len()).unwrap_or(i64::MAX).min(part);
+            let options = GetOptions::new().with_range(range.end.clone()).with_limit(wanted);
+            let answer = self.range(&from, &options.with_revision(number(page.revision)), LIST_DEADLINE).await;
             let mut answer = match answer {
                 Err(failure) if failure.is_too_large_to_read() && wanted > 1 => {
                     part = wanted / 2;
@@ -150,9 +150,11 @@ impl StateStore for EtcdStore {
             async move { client.txn(request).await }
         });
         match committed.await {
-            Ok(answer) if answer.succeeded() => Ok(revision(answer.header().map_or(0, |header| header.revision()))),
+            Ok(answer) if answer.succeeded() => Ok(revision(answer.header().map_or(0, ResponseHeader::revision))),
             Ok(_) => Err(StateError::Conflict),
-            Err(failure) if failure.is_no_space() => Err(transactions::settle_no_space(self, &transaction, &failure).await),
+            Err(failure) if failure.is_no_space() => {
+                Err(transactions::settle_no_space(self, &transaction, &failure).await)
+            }
             Err(failure) => Err(failure.of_write()),
         }
     }
@@ -163,11 +165,12 @@ impl StateStore for EtcdStore {
 
     async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, StateError> {
         let ttl = ttl.max(SHORTEST_LEASE);
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         // One whose answer is lost ends by itself.
         let granted = self.members.call_repeatedly(DEADLINE, |client| {
             let mut client = client.lease_client();
-            async move { client.grant(seconds as i64, None).await }
+            async move { client.grant(seconds, None).await }
         });
         granted.await.map(|lease| LeaseId(lease.id())).map_err(|failure| failure.of_read())
     }
@@ -261,10 +264,15 @@ fn behind(mut stored: Vec<u8>) -> Vec<u8> {
 }
 
 fn revision_of(answer: &GetResponse) -> Revision {
-    revision(answer.header().map_or(0, |header| header.revision()))
+    revision(answer.header().map_or(0, ResponseHeader::revision))
 }
 
-/// etcd's are never negative.
+/// A revision for etcd. It has none that are greater than its own numbers.
+fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+/// A revision of etcd, which is never negative.
 fn revision(number: i64) -> Revision {
     Revision(number.unsigned_abs())
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 
-use super::{EtcdStore, Keys, errors::Failure};
+use super::{EtcdStore, Keys, errors::Failure, number};
 use crate::state::{Change, Condition, Revision, StateError, StateStore, Transaction};
 
 /// Refuses what changes a key twice; etcd takes two deletions.
@@ -26,10 +26,12 @@ pub(super) fn request(keys: &Keys, transaction: &Transaction) -> Txn {
         match condition {
             Condition::Absent(key) => conditions.push(Compare::version(keys.stored(key), CompareOp::Equal, 0)),
             Condition::Present(key) => conditions.push(Compare::version(keys.stored(key), CompareOp::Greater, 0)),
-            Condition::Unchanged(key, Revision(revision)) => {
-                // What is absent counts as written by revision 0.
-                let revision = i64::try_from(*revision).ok().filter(|revision| *revision > 0).unwrap_or(i64::MAX);
-                conditions.push(Compare::mod_revision(keys.stored(key), CompareOp::Equal, revision));
+            Condition::Unchanged(key, revision) => {
+                conditions.push(Compare::mod_revision(keys.stored(key), CompareOp::Equal, number(*revision)));
+                if *revision == Revision(0) {
+                    // For etcd, what is absent was written by it.
+                    conditions.push(Compare::version(keys.stored(key), CompareOp::Greater, 0));
+                }
             }
         }
     }

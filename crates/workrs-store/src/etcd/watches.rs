@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{ANSWER_BYTES, Keys, Range, members::Members, revision};
+use super::{ANSWER_BYTES, Keys, Range, members::Members, number, revision};
 use crate::state::{Entry, Revision, Watch, WatchEvent};
 
 /// Events that a watcher may lag behind.
@@ -73,8 +73,8 @@ struct Watcher {
 
 impl Watcher {
     fn options(&self, id: i64) -> WatchOptions {
-        let next = i64::try_from(self.next).unwrap_or(i64::MAX);
-        let options = WatchOptions::new().with_range(self.range.end.clone()).with_start_revision(next);
+        let options = WatchOptions::new().with_range(self.range.end.clone());
+        let options = options.with_start_revision(number(Revision(self.next)));
         options.with_watch_id(id).with_fragment()
     }
 
@@ -124,7 +124,10 @@ impl Watchers {
 
     /// Ends those whose receivers were dropped, and gives their ids.
     fn remove_dropped(&mut self) -> Vec<i64> {
-        self.running.extract_if(.., |_, watcher| watcher.sender.is_closed()).map(|(id, _)| id).collect()
+        let dropped = self.running.iter().filter(|(_, watcher)| watcher.sender.is_closed()).map(|(id, _)| *id);
+        let dropped: Vec<_> = dropped.collect();
+        self.running.retain(|_, watcher| !watcher.sender.is_closed());
+        dropped
     }
 
     /// Takes an answer of etcd. Gives watches that ended of themselves, of which etcd has to be told, or why the stream

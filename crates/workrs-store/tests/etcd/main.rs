@@ -74,9 +74,12 @@ fn fresh_prefix() -> String {
 async fn the_contract_is_kept_also_behind_a_wrapper() {
     for members in [1, 3] {
         let Some(cluster) = Cluster::start(members) else { return };
-        let cluster = &cluster;
-        conformance::run(async || open(cluster, &fresh_prefix()).await).await;
-        conformance::run(async || Arc::new(FaultyState::new(open(cluster, &fresh_prefix()).await, Faults::none()))).await;
+        conformance::run(async || open(&cluster, &fresh_prefix()).await as Arc<_>).await;
+        conformance::run(async || {
+            let inner = open(&cluster, &fresh_prefix()).await;
+            Arc::new(FaultyState::new(inner, Faults::none())) as Arc<_>
+        })
+        .await;
     }
 }
 
