@@ -53,14 +53,16 @@ impl S3Server {
     /// Starts a server that has the bucket [`BUCKET`], and waits until it can be used; `None` if there is none.
     pub fn start() -> Option<Self> {
         let program = program()?;
+        let mut said = String::new();
         for _ in 0..TRIES {
             let mut server = Self::new(&program);
             server.spawn();
             if server.wait_until_ready() {
                 return Some(server);
             }
+            said = server.log();
         }
-        panic!("garage did not start in {TRIES} tries");
+        panic!("garage did not start in {TRIES} tries: {said}");
     }
 
     fn new(program: &Path) -> Self {
@@ -71,7 +73,7 @@ impl S3Server {
             r#"
 metadata_dir = "{root}/meta"
 data_dir = "{root}/data"
-db_engine = "sqlite"
+db_engine = "lmdb"
 replication_factor = 1
 rpc_bind_addr = "127.0.0.1:{rpc_port}"
 rpc_public_addr = "127.0.0.1:{rpc_port}"
