@@ -5,7 +5,7 @@
 //! - [`redb`]: one machine's state in a file.
 //! - [`etcd`]: state of many machines in an etcd cluster.
 //! - [`faulty`]: a wrapper that refuses operations or loses their answers, for tests.
-//! - [`conformance`]: the one suite that every state store passes.
+//! - [`conformance`]: the one suite that every state store passes, and the one that every blob store passes.
 //! - [`envelope`]: how a value stands in a state store: checksum, owner, and which operations wrote it.
 //! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
 //! - [`values`]: small values beside the records, changed by a function of what stood there.

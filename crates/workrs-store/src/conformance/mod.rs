@@ -1,7 +1,9 @@
 //! The one suite that every state store passes: each sentence of the contract in [`crate::state`] has a check here.
 //!
-//! A backend's test is one call of [`run`]. A check panics if the store breaks the contract.
+//! A backend's test is one call of [`run`]. A check panics if the store breaks the contract. [`blobs`] is the same for
+//! blob stores.
 
+pub mod blobs;
 mod leases;
 mod reads;
 mod transactions;

@@ -1,9 +1,16 @@
 mod sealed;
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use super::*;
-use crate::faulty::{Fault, Faults, FaultyBlobs};
+use crate::{
+    conformance::blobs as conformance,
+    faulty::{Fault, Faults, FaultyBlobs},
+};
 
 /// Small parts, because a cipher that is not optimised is slow.
 const PART: usize = 256 << 10;
@@ -50,6 +57,18 @@ fn files_below(folder: &std::path::Path) -> Vec<PathBuf> {
         if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files
+}
+
+#[tokio::test]
+async fn blobs_in_memory_and_in_a_folder_keep_the_contract() {
+    conformance::run(async || Blobs::open("memory:").unwrap()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let count = AtomicU32::new(0);
+    let open = async || {
+        let root = folder.path().join(count.fetch_add(1, Ordering::SeqCst).to_string());
+        Blobs::open(&format!("file://{}", root.display())).unwrap()
+    };
+    conformance::run(open).await;
 }
 
 #[tokio::test]
