@@ -38,6 +38,8 @@ pub enum Command {
     Resume(JobArgs),
     /// List the live nodes
     Nodes(ServerArgs),
+    /// Let a node take no more jobs and give back those that it has, saved
+    Drain(DrainArgs),
     /// Tell how many checkpoints a job should have, and what they change
     Plan(PlanArgs),
     /// Kill nodes at random and measure how long jobs take, next to what the models say (needs root, takes hours)
@@ -139,7 +141,7 @@ pub struct UpArgs {
 /// Where the group is.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ServerArgs {
-    /// Nodes to ask, the first that answers counts
+    /// Nodes to ask; when one does not answer, the next is asked
     #[arg(
         long,
         env = "WORKRS_SERVER",
@@ -151,6 +153,22 @@ pub struct ServerArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which node to drain.
+#[derive(Debug, ClapArgs)]
+pub struct DrainArgs {
+    /// The node's name
+    pub node: String,
+    /// Let it take jobs again
+    #[arg(long)]
+    pub undo: bool,
+    /// Do not wait until it has given back all of its jobs
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// A job and where to find it.

@@ -34,7 +34,7 @@ const GROUP_KEY: &str = keys::GROUP_ID;
 /// The blob that stands where blobs are encrypted, encrypted like the others.
 const KEY_BLOB: &str = "encrypted";
 /// The blob that says to which group the blobs belong.
-const GROUP_BLOB: &str = "group-id";
+pub(crate) const GROUP_BLOB: &str = "group-id";
 
 /// Everything that a node is made of, opened.
 pub struct Wired {

@@ -14,15 +14,17 @@ use workrs_core::{
     keys,
     spec::parse_duration,
 };
-use workrs_store::{fresh, state::WatchEvent};
+use workrs_store::{fresh, records::RecordError, state::WatchEvent};
 
 use super::{Api, JobPage, JobView, Problem};
 
 /// The longest that a request waits for a job to finish; clients ask again.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 const MAX_PAGE: usize = 500;
+/// At most this many records are read for one page; a list of few among many comes as short pages.
+const MAX_READ: usize = 2_000;
 /// How long a change waits for a state store that does not answer.
-const SETTLE: Duration = Duration::from_secs(20);
+pub(super) const SETTLE: Duration = Duration::from_secs(20);
 
 /// Which jobs.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -38,7 +40,7 @@ pub struct ListQuery {
     name: Option<String>,
 }
 
-/// Lists jobs in the order of their ids.
+/// Lists jobs in the order of their ids. A page may be short, even empty, and still have a next one.
 #[utoipa::path(get, path = "/api/v1/jobs", params(ListQuery), responses((status = 200, body = JobPage), (status = "default", body = Problem)))]
 pub async fn list(State(api): State<Api>, Query(query): Query<ListQuery>) -> Result<Json<JobPage>, Problem> {
     let limit = query.limit.unwrap_or(100).clamp(1, MAX_PAGE);
@@ -49,8 +51,10 @@ pub async fn list(State(api): State<Api>, Query(query): Query<ListQuery>) -> Res
     }
     let mut after = query.after.map(JobId::new).transpose()?;
     let mut jobs = Vec::new();
+    let mut read = 0;
     loop {
         let (records, more) = api.records.list(after.as_ref(), limit).await?;
+        read += records.len();
         after = records.last().map(|record| record.id.clone());
         let wanted = records.iter().filter(|record| {
             query.state.as_ref().is_none_or(|state| record.state.name() == state)
@@ -66,8 +70,8 @@ pub async fn list(State(api): State<Api>, Query(query): Query<ListQuery>) -> Res
         if !more {
             return Ok(Json(JobPage { jobs, next: None }));
         }
-        if jobs.len() == limit {
-            let next = jobs.last().map(|job| job.id.clone());
+        if jobs.len() == limit || read >= MAX_READ {
+            let next = after.map(|id| id.to_string());
             return Ok(Json(JobPage { jobs, next }));
         }
     }
@@ -95,17 +99,19 @@ pub async fn show(
         .map(parse_duration)
         .transpose()
         .map_err(|error| Problem::bad_request(error).field("wait"))?;
-    let record = match wait {
-        None => find(&api, &id).await?,
-        Some(wait) => {
-            let waited = tokio::time::timeout(wait.min(MAX_WAIT), until_finished(&api, &id)).await;
-            match waited {
-                Ok(record) => record?,
-                Err(_) => find(&api, &id).await?,
-            }
-        }
+    let waited = match wait {
+        None => None,
+        Some(wait) => tokio::time::timeout(wait.min(MAX_WAIT), until_finished(&api, &id)).await.ok(),
+    };
+    let record = match waited {
+        Some(record) => record?,
+        None => tokio::time::timeout(SETTLE, find(&api, &id)).await.map_err(|_| no_answer())??,
     };
     Ok(Json(JobView::from(&record)))
+}
+
+fn no_answer() -> RecordError {
+    RecordError::Unavailable("it does not answer".to_owned())
 }
 
 async fn until_finished(api: &Api, id: &JobId) -> Result<JobRecord, Problem> {
@@ -155,7 +161,6 @@ pub async fn run_on(State(api): State<Api>, Path(id): Path<String>) -> Result<Js
 async fn apply(api: &Api, id: &JobId, event: &JobEvent) -> Result<JobRecord, Problem> {
     let operation = fresh::operation();
     let applied = tokio::time::timeout(SETTLE, api.records.apply(id, event, &[], &operation)).await;
-    let timed_out =
-        |_| workrs_store::records::RecordError::Unavailable("it does not answer; the outcome is unknown".to_owned());
+    let timed_out = |_| RecordError::Unavailable("it does not answer; the outcome is unknown".to_owned());
     Ok(applied.map_err(timed_out)??)
 }

@@ -1,5 +1,7 @@
 //! The log of a job, as plain text or as events.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::{Path, Query, State},
@@ -7,13 +9,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::{StreamExt, future};
+use futures::{StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
 use workrs_core::id::JobId;
 
 use super::{Api, Problem, jobs::find};
-use crate::joblog::{self, LogEvent};
+use crate::joblog::{self, LogEvent, LogSources, OFFSET_HEADER};
+
+/// After this long without an event there comes an empty line, so that whoever reads knows that somebody is there.
+pub const QUIET: Duration = Duration::from_secs(10);
 
 /// Which part of a log, and how.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -93,13 +98,15 @@ pub async fn logs(
     };
     let from = query.offset.unwrap_or(0);
     let stopping = api.stopping.clone();
-    let events = joblog::follow(api.records, api.blobs, api.live_logs, id, from, query.follow);
-    let events = events.take_until(stopping.cancelled_owned());
+    let sources = LogSources { records: api.records, blobs: api.blobs, live: api.live_logs, peers: api.peers };
+    let events = joblog::follow(sources, id, from, query.follow).take_until(stopping.cancelled_owned());
     if as_events {
-        let lines = events.map(|event| {
-            let mut line = serde_json::to_vec(&LogLine::from(event)).map_err(std::io::Error::other)?;
-            line.push(b'\n');
-            Ok::<_, std::io::Error>(Bytes::from(line))
+        let lines = stream::unfold(Box::pin(events), |mut events| async {
+            let line = match tokio::time::timeout(QUIET, events.next()).await {
+                Ok(event) => line(event?),
+                Err(_) => Ok(Bytes::from_static(b"\n")),
+            };
+            Some((line, events))
         });
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
@@ -107,6 +114,47 @@ pub async fn logs(
     let text = events.filter_map(move |event| future::ready(printable(event, &mut printed)));
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Ok((headers, Body::from_stream(text)).into_response())
+}
+
+fn line(event: LogEvent) -> Result<Bytes, std::io::Error> {
+    let mut line = serde_json::to_vec(&LogLine::from(event)).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+/// Which attempt, and which part of what it prints.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct LiveQuery {
+    /// The attempt.
+    epoch: u64,
+    /// From this byte of the job's log on.
+    offset: u64,
+    /// Go on until the attempt has ended.
+    #[serde(default, deserialize_with = "flag")]
+    follow: bool,
+}
+
+/// What an attempt that runs on this very node prints, as it is; the header `x-workrs-offset` says from which byte of
+/// the job's log on. For nodes among themselves: what runs elsewhere is not found here.
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/logs/live", params(("id" = String, Path), LiveQuery), responses((status = 200, body = String, content_type = "application/octet-stream"), (status = "default", body = Problem)))]
+pub async fn live(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<LiveQuery>,
+) -> Result<Response, Problem> {
+    let log = api.live_logs.get(&JobId::new(id)?).filter(|log| log.epoch.0 == query.epoch);
+    let log = log.ok_or_else(|| Problem::not_found("this node does not run that attempt"))?;
+    let from = if query.offset > *log.len.borrow() { log.from } else { query.offset };
+    let events = joblog::live_events(log, from, query.follow).take_until(api.stopping.cancelled_owned());
+    let bytes = events.filter_map(|event| {
+        future::ready(match event {
+            LogEvent::Bytes(_, bytes) => Some(Ok::<_, std::io::Error>(bytes)),
+            _ => None,
+        })
+    });
+    let headers = [(header::CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()), (OFFSET_HEADER, from.to_string())];
+    Ok((headers, Body::from_stream(bytes)).into_response())
 }
 
 fn printable(event: LogEvent, printed: &mut u64) -> Option<Result<Bytes, std::io::Error>> {

@@ -2,7 +2,9 @@
 //! node's loops; only the live log comes from the node that runs the job.
 
 mod access;
+mod drain;
 mod events;
+mod health;
 mod jobs;
 mod logs;
 mod nodes;
@@ -11,26 +13,32 @@ mod outputs;
 mod problem;
 mod requests;
 mod submit;
+#[cfg(test)]
+mod tests;
+mod trace;
 mod views;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, Request},
     http::{StatusCode, Uri, header},
-    middleware,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use workrs_store::{blobs::Blobs, records::Records};
+use workrs_store::{blobs::Blobs, records::Records, state::StateError};
 
 pub use self::{
-    logs::LogLine, openapi::document as openapi_document, problem::Problem, requests::*, submit::MODE_HEADER, views::*,
+    drain::{DrainNote, DrainView},
+    health::Fullness,
+    logs::{LogLine, QUIET},
+    openapi::document as openapi_document, problem::Problem, requests::*, submit::MODE_HEADER, views::*,
 };
-use crate::joblog::LiveLogs;
+use crate::joblog::{LiveLogs, Peers};
 
 /// What the API needs.
 #[derive(Clone)]
@@ -41,6 +49,10 @@ pub struct Api {
     pub blobs: Blobs,
     /// The logs of the jobs that run here.
     pub live_logs: LiveLogs,
+    /// The nodes that run the others.
+    pub peers: Peers,
+    /// Whether the state store has room for more jobs.
+    pub fullness: Arc<Fullness>,
     /// Who may ask.
     pub access: Arc<Access>,
     /// Ends streams when the node stops.
@@ -58,32 +70,40 @@ pub struct Access {
 
 /// The largest request body that is no upload.
 const MAX_BODY: usize = 256 << 10;
+/// How long a request may take until its answer begins, unless it waits for something. Longer than a change waits for a
+/// state store that does not answer, so that this is never the shorter of the two.
+const ANSWER_WITHIN: Duration = Duration::from_secs(25);
 
-/// All routes.
+/// All routes. What requests log stands in the span that is current now.
 pub fn router(api: Api) -> Router {
     let v1 = Router::new()
         .route("/jobs", get(jobs::list))
-        .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/run-on", post(jobs::run_on))
         .route("/jobs/{id}/logs", get(logs::logs))
+        .route("/jobs/{id}/logs/live", get(logs::live))
         .route("/jobs/{id}/outputs", get(outputs::list))
         .route("/jobs/{id}/outputs/{*path}", get(outputs::file))
         .route("/nodes", get(nodes::list))
+        .route("/nodes/{name}/drain", post(drain::drain).delete(drain::undo))
         .route("/events", get(events::stream))
+        .layer(middleware::from_fn(bounded))
+        // It waits as long as it is asked to.
+        .route("/jobs/{id}", get(jobs::show))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         // An upload is bounded by the job's disk, not here.
         .route("/jobs", post(submit::submit).layer(DefaultBodyLimit::disable()));
     Router::new()
         .nest("/api/v1", v1)
         .route("/api/openapi.json", get(openapi::serve))
-        .route("/metrics", get(nodes::metrics))
-        .route("/readyz", get(nodes::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/readyz", get(health::ready))
         .route("/", get(root))
         .layer(middleware::from_fn_with_state(Arc::clone(&api.access), access::check))
         // Asked by whatever watches the process, which has no token.
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(unknown)
+        .layer(middleware::from_fn_with_state(tracing::Span::current(), trace::log))
         .with_state(api)
 }
 
@@ -105,6 +125,14 @@ async fn root() -> Response {
         "all routes:       $NODE/api/openapi.json\n",
     );
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+/// No handler hangs, whatever the stores do.
+async fn bounded(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::from(StateError::Unavailable("it does not answer".to_owned())).into_response(),
+    }
 }
 
 async fn unknown(uri: Uri) -> Problem {

@@ -1,12 +1,12 @@
-//! Nodes, and the figures that operators watch.
+//! The live nodes.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::{BTreeMap, BTreeSet};
 
-use axum::{Json, extract::State, http::header, response::IntoResponse};
+use axum::{Json, extract::State};
 use workrs_core::keys;
 
 use super::{Api, NodeView, Problem};
-use crate::{metrics, node::NodeInfo};
+use crate::node::NodeInfo;
 
 const PAGE: usize = 500;
 
@@ -19,8 +19,10 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Problem
             running.entry(incarnation.to_string()).or_default().push(job.to_string());
         }
     }
+    let drained: BTreeSet<String> = list_keys(&api, keys::DRAINS).await?.into_iter().collect();
     let view = |node: NodeInfo| NodeView {
         jobs: running.get(node.incarnation.as_str()).cloned().unwrap_or_default(),
+        draining: drained.contains(&keys::drain(&node.name)),
         name: node.name.to_string(),
         incarnation: node.incarnation.to_string(),
         address: node.address,
@@ -37,7 +39,8 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Problem
     Ok(Json(NodeInfo::list(&api.records).await?.into_iter().map(view).collect()))
 }
 
-async fn list_keys(api: &Api, prefix: &str) -> Result<Vec<String>, Problem> {
+/// All keys below `prefix`.
+pub(super) async fn list_keys(api: &Api, prefix: &str) -> Result<Vec<String>, Problem> {
     let mut all: Vec<String> = Vec::new();
     loop {
         let page = api.records.store().list(prefix, all.last().map(String::as_str), PAGE).await?;
@@ -46,27 +49,4 @@ async fn list_keys(api: &Api, prefix: &str) -> Result<Vec<String>, Problem> {
             return Ok(all);
         }
     }
-}
-
-/// Figures in the form that Prometheus reads.
-pub async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Problem> {
-    let queued = list_keys(&api, keys::QUEUE).await?.len();
-    let running = list_keys(&api, keys::RUNNING).await?.len();
-    let nodes = list_keys(&api, keys::NODES).await?.len();
-    let mut text = metrics::render();
-    for (name, help, value) in [
-        ("workrs_group_jobs_queued", "Jobs that wait for a node.", queued),
-        ("workrs_group_jobs_running", "Jobs that a node holds.", running),
-        ("workrs_group_nodes", "Live nodes.", nodes),
-    ] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-    }
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
-}
-
-/// Whether this node can do its work: its state store answers.
-pub async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
-    api.records.store().list(keys::NODES, None, 1).await?;
-    Ok("ready\n")
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{JobPage, JobView, NodeView, OutputsView, Problem, SubmitRequest};
+use super::{DrainView, JobPage, JobView, NodeView, OutputsView, Problem, SubmitRequest};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -15,12 +15,15 @@ use super::{JobPage, JobView, NodeView, OutputsView, Problem, SubmitRequest};
         super::jobs::cancel,
         super::jobs::run_on,
         super::logs::logs,
+        super::logs::live,
         super::outputs::list,
         super::outputs::file,
         super::nodes::list,
+        super::drain::drain,
+        super::drain::undo,
         super::events::stream,
     ),
-    components(schemas(JobPage, JobView, NodeView, OutputsView, Problem, SubmitRequest))
+    components(schemas(DrainView, JobPage, JobView, NodeView, OutputsView, Problem, SubmitRequest))
 )]
 struct Document;
 

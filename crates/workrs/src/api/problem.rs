@@ -167,7 +167,8 @@ impl From<BlobError> for Problem {
     }
 }
 
-fn unavailable(store: &str, reason: impl Display) -> Problem {
+/// A store does not answer.
+pub(super) fn unavailable(store: &str, reason: impl Display) -> Problem {
     let title = format!("the {store} store cannot be reached");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &title, reason)
         .hint("try again; a submit with the same id is done at most once")

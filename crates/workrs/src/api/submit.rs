@@ -23,7 +23,7 @@ use workrs_store::{
     records::{RecordError, Submitted},
 };
 
-use super::{Api, JobView, Problem, SubmitRequest};
+use super::{Api, JobView, Problem, SubmitRequest, jobs::SETTLE};
 use crate::node::{FileEntry, FileIndex, INDEX_NAME, NodeInfo, check_path};
 
 /// The most input files of one job.
@@ -32,8 +32,6 @@ const MAX_INPUTS: usize = 10_000;
 const MAX_TEXT: usize = 64 << 10;
 /// As much of a script's beginning as is needed to tell what it is.
 const HEAD: usize = 64;
-/// How long a submit waits for a state store that does not answer.
-const SETTLE: std::time::Duration = std::time::Duration::from_secs(20);
 /// How long a refused upload may go on.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// The header of an input part that carries its permission bits in octal.
@@ -59,7 +57,10 @@ pub async fn submit(
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let received = if content_type.starts_with("multipart/form-data") {
         let mut form = Multipart::from_request(request, &()).await.map_err(Problem::bad_request)?;
-        let received = receive(&api.blobs, &mut form, query.id).await;
+        let received = match api.fullness.check().await {
+            Ok(()) => receive(&api.blobs, &mut form, query.id).await,
+            Err(full) => Err(full),
+        };
         if received.is_err() {
             drain(&mut form).await;
         }
@@ -70,6 +71,7 @@ pub async fn submit(
             .map_err(|_| Problem::bad_request(format!("the body is longer than {}", format_size(MAX_TEXT as u64))))?;
         let request: SubmitRequest = parse_json(&body)?;
         let id = choose_id(query.id.or_else(|| request.id.clone()))?;
+        api.fullness.check().await?;
         Received { request, script: None, upload: Upload::new(&api.blobs, id) }
     } else {
         let detail = format!("a submit is application/json or multipart/form-data, not {content_type:?}");
@@ -118,7 +120,8 @@ async fn accept(api: &Api, received: Received) -> Result<Response, Problem> {
         );
         return Err(Problem::invalid("disk", detail).hint("ask for a larger disk (--disk)"));
     }
-    check_capacity(api, &spec).await?;
+    let capacity = tokio::time::timeout(SETTLE, check_capacity(api, &spec)).await;
+    capacity.map_err(|_| RecordError::Unavailable("it does not answer; nothing was accepted".to_owned()))??;
     let inputs = upload.finish().await?;
     let owner = Owner::new("local")?;
     let record = JobRecord::submitted(upload.id.clone(), owner, spec, inputs, fresh::now());

@@ -384,6 +384,9 @@ pub struct NodeView {
     /// Why it cannot checkpoint memory, if it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot_dump: Option<String>,
+    /// Whether it is drained: it takes no jobs and gives back those that it has.
+    #[serde(default)]
+    pub draining: bool,
     /// The jobs that it runs.
     pub jobs: Vec<String>,
 }

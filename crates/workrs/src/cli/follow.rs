@@ -6,16 +6,19 @@ use std::{
 };
 
 use futures::StreamExt;
+use tokio::time::Instant;
 
-use super::client;
+use super::{client, patience::Patience};
 use crate::{
     api::LogLine,
     args::LogsArgs,
-    client::{Client, ClientError},
+    client::{Client, ClientError, Tried},
 };
 
-/// How long a node that went away is waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A log that is not followed is asked for this often if it breaks off.
+const TRIES: u32 = 4;
+/// A stream that lasted so long was a good one, also if the job printed nothing.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// Prints what a job printed.
 pub async fn logs(args: LogsArgs) -> anyhow::Result<u8> {
@@ -27,45 +30,55 @@ pub async fn logs(args: LogsArgs) -> anyhow::Result<u8> {
 /// Prints the log to its end. Nothing is printed twice, however often the job is resumed or a node dies.
 pub(super) async fn follow(client: &Client, id: &str, follow: bool) -> anyhow::Result<()> {
     let mut printer = Printer { printed: 0, out: io::stdout() };
-    let mut failing_since: Option<tokio::time::Instant> = None;
+    let mut patience = Patience::new();
+    let mut breaks = 0;
     loop {
-        let ended = async {
-            let lines = client.logs(id, printer.printed, follow).await?;
-            let mut lines = std::pin::pin!(lines);
-            while let Some(line) = lines.next().await {
-                match line? {
-                    LogLine::Bytes { offset, data } => printer.print(offset, &data).map_err(broken)?,
-                    LogLine::Rewound { offset } => printer.rewound(offset),
-                    LogLine::End => return Ok(true),
-                    LogLine::Failed { reason } => {
-                        return Err(ClientError::Unreachable { servers: "the group".to_owned(), reason });
-                    }
-                }
-            }
-            Ok(false)
-        };
-        match ended.await {
+        let began = Instant::now();
+        let printed_before = printer.printed;
+        let error = match read(client, id, follow, &mut printer).await {
             Ok(true) => return Ok(()),
-            // The stream broke off without an end: the node stopped.
-            Ok(false) | Err(ClientError::Unreachable { .. }) if !follow => return Ok(()),
-            Ok(false) => {}
-            Err(error) if follow && error.is_passing() => {
-                let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > PATIENCE {
-                    return Err(error.into());
-                }
-            }
-            Err(error) => return Err(error.into()),
+            // It broke off without an end: the node stopped. The next one goes on.
+            Ok(false) => broke_off(),
+            Err(error) => error,
+        };
+        breaks += 1;
+        if !follow && breaks >= TRIES {
+            return Err(error.into());
         }
-        if failing_since.is_none() {
+        if printer.printed > printed_before || began.elapsed() > STEADY {
+            patience.renew();
+        }
+        if patience.bear(error).await? {
             eprintln!("[workrs] the node went away; waiting for it or another one");
-            failing_since = Some(tokio::time::Instant::now());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if client.job(id, None).await.is_ok() {
-            failing_since = None;
         }
     }
+}
+
+/// Prints what one node gives; whether that was all.
+async fn read(
+    client: &Client,
+    id: &str,
+    follow: bool,
+    printer: &mut Printer<io::Stdout>,
+) -> Result<bool, ClientError> {
+    let lines = client.logs(id, printer.printed, follow).await?;
+    let mut lines = std::pin::pin!(lines);
+    while let Some(line) = lines.next().await {
+        match line? {
+            LogLine::Bytes { offset, data } => printer.print(offset, &data).map_err(broken)?,
+            LogLine::Rewound { offset } => printer.rewound(offset),
+            LogLine::End => return Ok(true),
+            LogLine::Failed { reason } => {
+                return Err(ClientError::Unreachable(vec![Tried { server: "the group".to_owned(), reason }]));
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn broke_off() -> ClientError {
+    let reason = "the log broke off".to_owned();
+    ClientError::Unreachable(vec![Tried { server: "the node".to_owned(), reason }])
 }
 
 fn broken(error: io::Error) -> ClientError {

@@ -3,22 +3,24 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 
-use super::{client, print};
+use super::{client, patience::Patience, print};
 use crate::{
     api::{JobView, OutputsView},
     args::{FetchArgs, JobArgs, LsArgs, ServerArgs},
-    client::{Client, ClientError},
+    client::{Client, ClientError, Tried},
     exit_codes,
 };
 
-/// How long a node that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// An archive that breaks off is asked for this often again.
+const FETCH_TRIES: u32 = 10;
 
 /// Lists jobs.
 pub async fn ls(args: LsArgs) -> anyhow::Result<u8> {
@@ -86,7 +88,7 @@ pub async fn fetch(args: FetchArgs) -> anyhow::Result<u8> {
     })
 }
 
-fn say<T: serde::Serialize>(args: &ServerArgs, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<u8> {
+pub(super) fn say<T: serde::Serialize>(args: &ServerArgs, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<u8> {
     let text = if args.json { serde_json::to_string(value)? + "\n" } else { text() };
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever reads, such as `head`, has enough.
@@ -98,19 +100,14 @@ fn say<T: serde::Serialize>(args: &ServerArgs, value: &T, text: impl FnOnce() ->
 
 /// The job, once it has finished. Nodes that die meanwhile are waited for.
 pub(super) async fn until_finished(client: &Client, id: &str) -> anyhow::Result<JobView> {
-    let mut failing_since: Option<tokio::time::Instant> = None;
+    let mut patience = Patience::new();
     loop {
         match client.job(id, Some(Duration::from_secs(60))).await {
             Ok(job) if job.state == "finished" => return Ok(job),
-            Ok(_) => failing_since = None,
-            Err(error) if error.is_passing() || matches!(error, ClientError::Foreign { .. }) => {
-                let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > PATIENCE {
-                    return Err(error.into());
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok(_) => patience.renew(),
+            Err(error) => {
+                patience.bear(error).await?;
             }
-            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -121,10 +118,40 @@ pub(super) fn already_there(outputs: &OutputsView, folder: &Path) -> Option<Path
     paths.map(|path| folder.join(path)).find(|path| path.symlink_metadata().is_ok())
 }
 
-/// Unpacks all outputs below `folder`; gives their number. Nothing is ever written outside of it.
+/// Unpacks all outputs below `folder`; gives their number. Nothing is ever written outside of it. When the node dies
+/// over it, another one begins anew.
 pub(super) async fn fetch_into(client: &Client, id: &str, folder: &Path) -> anyhow::Result<usize> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let stream = client.archive(id).await?.map_err(std::io::Error::other);
+    let mut patience = Patience::new();
+    let mut breaks = 0;
+    loop {
+        let error = match client.archive(id).await {
+            Ok(stream) => {
+                let broken = Arc::new(Mutex::new(None));
+                let noted = Arc::clone(&broken);
+                let stream = stream.map_err(move |error| {
+                    *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    std::io::Error::other(error)
+                });
+                let unpacked = unpack(stream, folder).await;
+                // What breaks off on the way is worth another try; what cannot be written here is not.
+                let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let Some(reason) = broken.filter(|_| unpacked.is_err() && breaks < FETCH_TRIES) else {
+                    return unpacked;
+                };
+                breaks += 1;
+                ClientError::Unreachable(vec![Tried { server: "the node".to_owned(), reason }])
+            }
+            Err(error) => error,
+        };
+        patience.bear(error).await?;
+    }
+}
+
+async fn unpack(
+    stream: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    folder: &Path,
+) -> anyhow::Result<usize> {
     let reader = tokio_util::io::SyncIoBridge::new(tokio_util::io::StreamReader::new(Box::pin(stream)));
     let folder = folder.to_owned();
     let unpacked = tokio::task::spawn_blocking(move || -> anyhow::Result<usize> {

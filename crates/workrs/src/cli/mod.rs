@@ -1,9 +1,11 @@
 //! The commands. What a person sees says what failed, why, and what to do; what a program sees is JSON.
 
 mod doctor;
+mod drain;
 mod experiment;
 mod follow;
 mod jobs;
+mod patience;
 mod plan;
 mod print;
 mod run;
@@ -62,6 +64,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Cancel(args) => jobs::cancel(args).await,
         Command::Resume(args) => jobs::resume(args).await,
         Command::Nodes(args) => jobs::nodes(args).await,
+        Command::Drain(args) => drain::drain(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Experiment(args) => experiment::experiment(*args).await,
         Command::Plan(args) => plan::plan(&args),

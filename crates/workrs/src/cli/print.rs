@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use jiff::Timestamp;
 use workrs_core::spec::format_size;
 
-use crate::api::{JobView, NodeView};
+use crate::api::{DrainView, JobView, NodeView};
 
 /// An error and what to do about it.
 pub fn error(error: &anyhow::Error, hint: Option<&str>) -> String {
@@ -112,11 +112,46 @@ pub fn nodes(nodes: &[NodeView]) -> String {
     }));
     let mut text = table(&rows);
     for node in nodes {
+        if node.draining {
+            let _ = writeln!(text, "{}: is drained: it takes no jobs", node.name);
+        }
         if let Some(reason) = &node.cannot_run {
             let _ = writeln!(text, "{}: runs no jobs: {}", node.name, clean(reason));
         } else if let Some(reason) = &node.cannot_dump {
             let _ = writeln!(text, "{}: cannot checkpoint memory: {}", node.name, clean(reason));
         }
+    }
+    text
+}
+
+/// A job that a drained node gave back, as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DrainedJob {
+    /// Its id.
+    pub id: String,
+    /// How it stands, if that can be told.
+    pub state: Option<String>,
+    /// The node that has it now.
+    pub node: Option<String>,
+}
+
+/// How a node stands that is drained or no longer is, and where the jobs are that it gave back.
+pub fn drain(view: &DrainView, moved: &[DrainedJob]) -> String {
+    let name = &view.name;
+    let mut text = match (view.draining, view.live, view.jobs.len() as u64) {
+        (false, ..) => format!("node {name} takes jobs again\n"),
+        (true, false, _) => format!("node {name} is drained and not up; it takes no jobs when it comes back\n"),
+        (true, true, 0) => format!("node {name} is drained: it runs no jobs and takes none\n"),
+        (true, true, jobs) => format!("node {name} takes no jobs; it gives back the {} that it has\n", count(jobs, "job")),
+    };
+    for job in moved {
+        let state = job.state.as_deref().unwrap_or("not known");
+        let node = job.node.as_ref().map_or_else(String::new, |node| format!(" on {node}"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}: {state}{node}", job.id);
+    }
+    if view.draining {
+        let _ = writeln!(text, "undo it with: workrs drain {name} --undo");
     }
     text
 }
@@ -254,7 +289,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::client::ClientError;
+    use crate::client::{ClientError, Tried};
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_795_000_000_000 + seconds * 1_000)
@@ -331,9 +366,58 @@ mod tests {
 
     #[test]
     fn errors_say_what_and_why_and_what_to_do() {
-        let unreachable =
-            ClientError::Unreachable { servers: "http://127.0.0.1:7480".into(), reason: "refused".into() };
-        let hint = unreachable.hint();
-        insta::assert_snapshot!("unreachable", error(&unreachable.into(), hint.as_deref()));
+        let tried = |server: &str, reason: &str| Tried { server: server.into(), reason: reason.into() };
+        let one = tried("http://127.0.0.1:7480", "Connection refused");
+        let two = tried("http://barn-2:7480", "it does not answer");
+        for (name, tried) in [("unreachable", vec![one.clone()]), ("all_unreachable", vec![one, two])] {
+            let unreachable = ClientError::Unreachable(tried);
+            let hint = unreachable.hint();
+            insta::assert_snapshot!(name, error(&unreachable.into(), hint.as_deref()));
+        }
+    }
+
+    #[test]
+    fn a_drain_tells_what_became_of_the_jobs() {
+        let view = |draining, live, jobs: &[&str]| DrainView {
+            name: "barn-1".into(),
+            draining,
+            live,
+            jobs: jobs.iter().map(|job| (*job).to_owned()).collect(),
+        };
+        let job = |id: &str, state: &str, node: Option<&str>| DrainedJob {
+            id: id.into(),
+            state: Some(state.into()),
+            node: node.map(str::to_owned),
+        };
+        let moved = [job("job-1", "running", Some("barn-2")), job("job-2", "queued", None)];
+        let texts = [
+            drain(&view(true, true, &[]), &moved),
+            drain(&view(true, true, &["job-1"]), &[]),
+            drain(&view(true, false, &[]), &[]),
+            drain(&view(false, true, &[]), &[]),
+        ];
+        insta::assert_snapshot!("drain", texts.join("\n"));
+    }
+
+    #[test]
+    fn nodes_tell_what_is_special_about_them() {
+        let node = |name: &str, draining, jobs: &[&str]| NodeView {
+            name: name.into(),
+            incarnation: "process-1".into(),
+            address: format!("http://{name}:7480"),
+            version: "0.1.0".into(),
+            started_at: at(0).as_millis(),
+            cpus: 4.0,
+            memory_bytes: 6 << 30,
+            disk_bytes: 20 << 30,
+            labels: std::collections::BTreeMap::new(),
+            engine: "runc".into(),
+            cannot_run: (name == "shed").then(|| "runc is not there".to_owned()),
+            cannot_dump: None,
+            draining,
+            jobs: jobs.iter().map(|job| (*job).to_owned()).collect(),
+        };
+        let all = [node("barn-1", false, &["job-1", "job-2"]), node("barn-2", true, &[]), node("shed", false, &[])];
+        insta::assert_snapshot!("nodes", nodes(&all));
     }
 }

@@ -8,14 +8,17 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use tracing_subscriber::EnvFilter;
 use workrs_core::{id::JobId, spec::format_size};
 
 use crate::{
-    api::{self, Access, Api},
+    api::{self, Access, Api, Fullness},
     args::UpArgs,
     config::{self, Config, Machine, Secrets},
-    exit_codes, node, wire,
+    exit_codes,
+    joblog::Peers,
+    node, wire,
 };
 
 /// Set once the process has a mount namespace of its own.
@@ -28,7 +31,9 @@ pub fn up(args: &UpArgs) -> anyhow::Result<u8> {
         return enter_namespace();
     }
     log_to_stderr(args.json_log);
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+    // Everything that this process does is done within it, so every line of the log says which node wrote it.
+    let span = tracing::info_span!("node", node = %config.name);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config).instrument(span))
 }
 
 /// Goes on in a mount namespace of its own, so that job disks and loop devices vanish with the last process of
@@ -53,7 +58,11 @@ fn log_to_stderr(json: bool) {
         .with_target(false)
         .with_ansi(colours)
         .with_writer(std::io::stderr);
-    if json { subscriber.json().init() } else { subscriber.init() }
+    if json {
+        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(true).init();
+    } else {
+        subscriber.init();
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<u8> {
@@ -69,14 +78,17 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let (records, blobs) = (wired.parts.records.clone(), wired.parts.blobs.clone());
     let node = node::start(wired.node.clone(), wired.parts).await?;
     let stopping = CancellationToken::new();
+    let peers = Peers::new(node.incarnation().clone(), config.token.clone()).context("cannot speak to other nodes")?;
     let api = Api {
+        fullness: Arc::new(Fullness::new(Arc::clone(records.store()))),
         records,
         blobs,
         live_logs: node.live_logs(),
+        peers,
         access: Arc::new(Access { address, token: config.token.clone() }),
         stopping: stopping.clone(),
     };
-    let server = tokio::spawn(api::serve(listener, api));
+    let server = tokio::spawn(api::serve(listener, api).in_current_span());
     greet(&config, address, &node, &wired.warnings);
     tokio::select! {
         _ = terminate.recv() => {}
