@@ -10,6 +10,7 @@
 //! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
 //! - [`values`]: small values beside the records, changed by a function of what stood there.
 //! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
+//! - [`tls`]: the provider of cryptography that all connections use.
 //! - [`checkpoints`]: stores what an engine captured, and brings it back, every byte verified.
 
 pub mod blobs;
@@ -23,4 +24,5 @@ pub mod fresh;
 pub mod records;
 pub mod redb;
 pub mod state;
+pub mod tls;
 pub mod values;

@@ -270,7 +270,8 @@ impl Capture {
         let into = tempfile::tempdir().unwrap();
         fetch(checkpoints, seq, stored, into.path()).await.unwrap();
         for name in ["memory/pages", "disk"] {
-            let same = std::fs::read(into.path().join(name)).unwrap() == std::fs::read(self.0.path().join(name)).unwrap();
+            let same =
+                std::fs::read(into.path().join(name)).unwrap() == std::fs::read(self.0.path().join(name)).unwrap();
             assert!(same, "{name} differs");
         }
     }

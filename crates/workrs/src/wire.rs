@@ -26,6 +26,7 @@ use workrs_store::etcd::{EtcdOptions, EtcdStore};
 use crate::{
     config::Config,
     host,
+    metrics::{MeteredBlobs, MeteredState},
     node::{NodeConfig, NodeParts},
 };
 
@@ -85,6 +86,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         prior_mtbf: config.prior_mtbf,
         keep_finished: config.keep_finished,
     };
+    let state: Arc<dyn StateStore> = Arc::new(MeteredState::new(state));
+    let blobs = blobs.through(|store| Arc::new(MeteredBlobs::new(store)));
     let parts = NodeParts { records: Records::new(state), blobs, engine };
     Ok(Wired { parts, node, warnings, name })
 }

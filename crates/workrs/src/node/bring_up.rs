@@ -43,7 +43,7 @@ impl Run {
                 (Err(BringUpError::Refused(reason)), Some(checkpoint)) => {
                     tries += 1;
                     if tries < RESTORE_TRIES {
-                        tracing::warn!(job = %self.record.id, reason, "the restore failed, trying once more");
+                        tracing::warn!(reason, "the restore failed, trying once more");
                         continue;
                     }
                     if !self.is_proof(&checkpoint) {
@@ -66,7 +66,7 @@ impl Run {
                 }
             };
             tries = 0;
-            tracing::warn!(job = %self.record.id, checkpoint = %checkpoint.id, reason, "the checkpoint is bad, one step down");
+            tracing::warn!(checkpoint = %checkpoint.id, reason, "the checkpoint is bad, one step down");
             let event = JobEvent::FellBack { holder: self.holder.clone(), bad: checkpoint.id, reason };
             self.commit(event).await?;
         }
@@ -110,12 +110,15 @@ impl Run {
         match live {
             Ok((pump, clock)) => {
                 let restore = resume_point.map(|_| began.elapsed());
+                if let Some(took) = restore {
+                    metrics::RESTORE_TIME.observe(took);
+                }
                 let prospects = Prospects::of(&self.shared, &self.record, restore).await;
                 Ok(self.live(container, pump, clock, resume_point, lineage, prospects))
             }
             Err(error) => {
                 if let Err(error) = container.destroy().await {
-                    tracing::error!(job = %self.record.id, %error, "cannot remove a container that did not start");
+                    tracing::error!(%error, "cannot remove a container that did not start");
                 }
                 Err(error)
             }
@@ -210,7 +213,7 @@ impl Run {
                 Err(FetchError::Bad(reason)) => return Err(BringUpError::Bad(reason)),
                 Err(FetchError::Host(reason)) => return Err(BringUpError::Leave(Leave::host(reason))),
                 Err(FetchError::Unavailable(reason)) => {
-                    tracing::warn!(job = %self.record.id, reason, "cannot fetch the checkpoint, will try on");
+                    tracing::warn!(reason, "cannot fetch the checkpoint, will try on");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                 }

@@ -296,12 +296,13 @@ impl UploadTask {
             }
         };
         tracing::info!(
-            job = %record.id,
             checkpoint = %self.captured.id,
             standstill_ms = self.captured.standstill.as_millis() as u64,
             "checkpoint committed"
         );
         metrics::CHECKPOINTS.add(1);
+        metrics::STANDSTILL.observe(self.captured.standstill);
+        metrics::CHECKPOINT_TIME.observe(self.captured.began.elapsed());
         metrics::STANDSTILL_MS.add(self.captured.standstill.as_millis() as u64);
         self.clean_up(&record).await;
         let rechecked = self.recheck && self.read_back(&mut base).await;
@@ -315,7 +316,7 @@ impl UploadTask {
         match self.shared.checkpoints.collect(&record.id, &keep, self.holder.epoch, None).await {
             Ok(collected) => self.shared.usage.set(&record.id, collected.kept_bytes),
             Err(error) => {
-                tracing::warn!(job = %record.id, %error, "cannot remove old checkpoints, the next one will try again");
+                tracing::warn!(%error, "cannot remove old checkpoints, the next one will try again");
             }
         }
     }
@@ -327,14 +328,13 @@ impl UploadTask {
             Ok(damaged) => {
                 metrics::DAMAGED_CHUNKS.add(damaged as u64);
                 tracing::error!(
-                    job = %self.record.id,
                     damaged,
                     "blobs of its checkpoints are damaged; the next checkpoint stores these parts anew"
                 );
                 true
             }
             Err(error) => {
-                tracing::warn!(job = %self.record.id, %error, "cannot read a checkpoint back, will try again");
+                tracing::warn!(%error, "cannot read a checkpoint back, will try again");
                 false
             }
         }

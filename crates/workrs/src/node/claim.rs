@@ -108,8 +108,12 @@ async fn serve(
     loop {
         let freed = shared.freed.notified();
         let pause = take_what_fits(shared, &queue.jobs, &rivals).await;
+        metrics::QUEUE_KNOWN.set(queue.jobs.len() as f64);
         tokio::select! {
-            goes_on = queue.changed() => if !goes_on { return },
+            goes_on = queue.changed() => if !goes_on {
+                metrics::WATCH_RESTARTS.add_to(&["queue"], 1);
+                return;
+            },
             () = freed => {}
             () = tokio::time::sleep(pause) => {}
             () = until(next_look) => {
@@ -268,7 +272,8 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
     metrics::CLAIMS.add(1);
     let holder = shared.holder(record.epoch);
     tracing::info!(%job, epoch = %record.epoch, "claimed");
-    shared.spawn(run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
+    shared.show();
+    shared.spawn_for_job(job, run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
     Ok(true)
 }
 

@@ -88,6 +88,7 @@ async fn obey(shared: &Arc<Shared>, drain: bool) -> Result<(), StateError> {
     if shared.drained.swap(drain, Ordering::SeqCst) == drain {
         return Ok(());
     }
+    shared.show();
     let said = lease::say_anew(shared).await;
     if !drain {
         tracing::info!("no longer drained: this node takes jobs again");

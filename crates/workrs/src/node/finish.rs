@@ -46,7 +46,7 @@ impl Run {
                 Err(outputs::OutputError::Host(reason)) => return Err(Leave::HostFault(reason)),
                 // The program has ended; all that is missing is a place for what it made.
                 Err(outputs::OutputError::Blobs(error)) => {
-                    tracing::warn!(job = %self.record.id, %error, "cannot store the outputs, will try on");
+                    tracing::warn!(%error, "cannot store the outputs, will try on");
                     let mut orders = self.orders.clone();
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_secs(2)) => {}
@@ -80,21 +80,27 @@ impl Run {
         let at = fresh::now();
         let holder = self.holder.clone();
         let event = match leave {
-            Leave::Fenced | Leave::Done => None,
+            Leave::Done => None,
+            Leave::Fenced => {
+                metrics::FENCED.add(1);
+                tracing::warn!("no longer this node's: ended here, its record is left alone");
+                None
+            }
             Leave::Release { reason, cool_down, unfit } => {
-                tracing::info!(job = %self.record.id, reason, "released");
+                metrics::RELEASES.add(1);
+                tracing::info!(reason, "released");
                 if cool_down {
                     claim::cool_down(&self.shared, &self.record, unfit);
                 }
                 Some(JobEvent::Released { holder, at, reason })
             }
             Leave::Refused { checkpoint, reason } => {
-                tracing::warn!(job = %self.record.id, %checkpoint, reason, "cannot restore it; another node may try");
+                tracing::warn!(%checkpoint, reason, "cannot restore it; another node may try");
                 claim::cool_down(&self.shared, &self.record, true);
                 Some(JobEvent::RestoreRefused { holder, at, checkpoint, reason })
             }
             Leave::HostFault(reason) => {
-                tracing::error!(job = %self.record.id, reason, "lost by a fault of this host");
+                tracing::error!(reason, "lost by a fault of this host");
                 claim::cool_down(&self.shared, &self.record, false);
                 Some(JobEvent::NodeLost { holder, at, reason })
             }
@@ -106,7 +112,7 @@ impl Run {
         if let Some(event) = event
             && let Err(error) = self.commit(event).await
         {
-            tracing::warn!(job = %self.record.id, %error, "cannot give the job back; it is no longer held here");
+            tracing::warn!(%error, "cannot give the job back; it is no longer held here");
         }
         clean(&self.shared.records, &self.shared.blobs, &self.record).await;
     }

@@ -55,7 +55,7 @@ async fn by_record(shared: &Shared, id: &workrs_core::id::JobId, holder: &Holder
                 Ok(watch)
             }
             Err(error) => {
-                tracing::warn!(job = %id, %error, "cannot read the job's record, will try on");
+                tracing::warn!(%error, "cannot read the job's record, will try on");
                 Err(())
             }
         };

@@ -16,6 +16,7 @@ use workrs_store::{
 };
 
 use super::{Order, Shared, StartError, group, members::Departed};
+use crate::metrics;
 
 /// How often the records are compared with what runs here.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
@@ -216,9 +217,13 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         let renewal = tokio::time::timeout(shared.config.lease, shared.records.store().renew_lease(lease)).await;
         pause = third;
         match renewal.unwrap_or_else(|_| Err(StateError::Unavailable("it does not answer".to_owned()))) {
-            Ok(()) => {}
+            Ok(()) => {
+                metrics::LEASE_RENEWALS.add_to(&["ok"], 1);
+                metrics::LEASE_RENEWED_AT.set_now();
+            }
             Err(StateError::LeaseEnded) => match join(&shared).await {
                 Ok(fresh) => {
+                    metrics::LEASE_RENEWALS.add_to(&["ended"], 1);
                     tracing::warn!("the lease had ended; joined the group again");
                     shared.lease.send_replace(fresh);
                     shared.reconcile.notify_one();
@@ -229,6 +234,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 }
             },
             Err(error) => {
+                metrics::LEASE_RENEWALS.add_to(&["failed"], 1);
                 tracing::warn!(%error, "cannot renew the lease, will try on");
                 pause = third.min(LONGEST_PAUSE);
             }

@@ -1,11 +1,7 @@
 //! The live nodes as this one knows them: a copy of what stands below `nodes/`, kept by a watch. A node's key is written when
 //! it joins, drains and leaves, never as a sign of life, so the copy costs little to keep.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use workrs_core::{
@@ -16,6 +12,7 @@ use workrs_core::{
 use workrs_store::state::{Entry, StateError, Watch, WatchEvent};
 
 use super::{Shared, lease::NodeInfo};
+use crate::metrics;
 
 const PAGE: usize = 500;
 const RETRY: Duration = Duration::from_secs(1);
@@ -118,6 +115,7 @@ pub(super) async fn run(shared: Arc<Shared>, departed: mpsc::UnboundedSender<Dep
                     WatchEvent::Put(entry) => put(&mut known, &entry),
                     WatchEvent::Deleted { key, .. } => {
                         known.remove(&key);
+                        metrics::NODES_GONE.add(1);
                         tell(&key);
                         if key == shared.node_key() {
                             shared.lease_lost.notify_one();
@@ -128,6 +126,7 @@ pub(super) async fn run(shared: Arc<Shared>, departed: mpsc::UnboundedSender<Dep
             }
             publish(&shared, &known);
         }
+        metrics::WATCH_RESTARTS.add_to(&["nodes"], 1);
     }
 }
 

@@ -49,6 +49,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
 use workrs_core::{
     id::{Epoch, Incarnation, JobId, NodeId, Timestamp},
     job::Holder,
@@ -66,8 +67,13 @@ pub use self::{
     lease::NodeInfo,
     quota::CheckpointQuota,
 };
-use self::{members::{Departed, Members}, planning::Estimates, quota::CheckpointUsage, staging::Staging};
-use crate::joblog::LiveLogs;
+use self::{
+    members::{Departed, Members},
+    planning::Estimates,
+    quota::CheckpointUsage,
+    staging::Staging,
+};
+use crate::{joblog::LiveLogs, metrics};
 
 /// What a node needs to know about itself.
 #[derive(Debug, Clone)]
@@ -144,6 +150,8 @@ pub(crate) struct Shared {
     config: NodeConfig,
     incarnation: Incarnation,
     started_at: Timestamp,
+    /// What its tasks log stands in here.
+    span: Span,
     /// Under which its key stands.
     lease: watch::Sender<LeaseId>,
     /// Signals that the lease may have ended.
@@ -261,6 +269,7 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     let shared = Arc::new(Shared {
         incarnation: fresh::incarnation(),
         started_at: fresh::now(),
+        span: Span::current(),
         lease: lease::channel(),
         lease_lost: Notify::new(),
         members: Members::new(),
@@ -360,6 +369,7 @@ impl Drop for RunningNode {
 impl Shared {
     /// `former`: processes of this node that have ended, but whose jobs were not given back.
     fn start_loops(self: &Arc<Self>, former: Vec<Departed>) {
+        self.show();
         let (departed, departures) = mpsc::unbounded_channel();
         for process in former {
             // The receiver is there.
@@ -379,15 +389,25 @@ impl Shared {
         }
     }
 
-    /// Runs a task until it ends or the node does.
+    /// Runs a task until it ends or the node does. What it logs stands in the node's span.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_in(self.span.clone(), task);
+    }
+
+    /// The same, and what it logs is said to be of this job.
+    fn spawn_for_job(&self, job: &JobId, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_in(tracing::info_span!(parent: &self.span, "job", %job), task);
+    }
+
+    fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             tokio::select! {
                 () = ended.cancelled() => {}
                 () = task => {}
             }
-        });
+        };
+        self.tasks.spawn(task.instrument(span));
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Slot>> {
@@ -454,9 +474,19 @@ impl Shared {
         }
     }
 
+    /// Shows in the metrics what is free, and whether the node takes jobs.
+    fn show(&self) {
+        let free = self.free();
+        metrics::FREE_CPUS.set(f64::from(free.cpus_milli) / 1_000.0);
+        metrics::FREE_MEMORY.set(free.memory_bytes as f64);
+        metrics::FREE_DISK.set(free.disk_bytes as f64);
+        metrics::DRAINING.set(f64::from(u8::from(self.is_drained())));
+    }
+
     fn remove(&self, id: &JobId) {
         self.jobs().remove(id);
         self.usage.forget(id);
+        self.show();
         self.freed.notify_waiters();
         self.freed.notify_one();
     }

@@ -160,7 +160,7 @@ impl Run {
         let run_ms = run_time.as_millis() as u64;
         let add = |known: Option<&RunTimes>| known.cloned().unwrap_or_default().with(&self.record.id, run_ms);
         if let Err(error) = values::update(self.shared.records.store(), &key, owner.as_str(), add).await {
-            tracing::debug!(job = %self.record.id, %error, "cannot note its run time");
+            tracing::debug!(%error, "cannot note its run time");
         }
     }
 }

@@ -125,8 +125,8 @@ impl Jobs {
         })
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
         self.jobs.len()
     }
 

@@ -107,7 +107,7 @@ pub(super) async fn run(
     run.leave(leave).await;
     shared.live_logs.remove(&id, run.holder.epoch);
     if let Err(error) = tokio::fs::remove_dir_all(&run.work_dir).await {
-        tracing::debug!(job = %id, %error, "cannot remove the attempt's folder");
+        tracing::debug!(%error, "cannot remove the attempt's folder");
     }
     shared.remove(&id);
 }
@@ -123,7 +123,7 @@ impl Run {
         };
         let leave = self.watch_over(&mut live).await.unwrap_or_else(|leave| leave);
         if let Err(error) = live.container.destroy().await {
-            tracing::error!(job = %self.record.id, %error, "cannot remove the job's container");
+            tracing::error!(%error, "cannot remove the job's container");
         }
         leave
     }
@@ -139,7 +139,7 @@ impl Run {
                 }
                 // The store is away: the job runs on, the event waits.
                 Err(RecordError::Unavailable(reason)) => {
-                    tracing::warn!(job = %self.record.id, reason, "cannot commit, will try on");
+                    tracing::warn!(reason, "cannot commit, will try on");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
@@ -209,7 +209,7 @@ impl Run {
         match joblog::merge_segments(&shared.blobs, &self.record, self.holder.epoch, live.pump.from()).await {
             Ok(()) => Ok(self.commit(JobEvent::LogMerged { holder: self.holder.clone() }).await?),
             Err(error) => {
-                tracing::warn!(job = %self.record.id, %error, "cannot merge the log, the next resume will try again");
+                tracing::warn!(%error, "cannot merge the log, the next resume will try again");
                 Ok(())
             }
         }
@@ -263,7 +263,7 @@ impl Run {
     async fn note_failed(&mut self, live: &mut Live, reason: String) -> Result<(), Leave> {
         live.failures += 1;
         metrics::CHECKPOINT_FAILURES.add(1);
-        tracing::warn!(job = %self.record.id, reason, "the checkpoint failed; the job runs on");
+        tracing::warn!(reason, "the checkpoint failed; the job runs on");
         let event = JobEvent::CheckpointFailed { holder: self.holder.clone(), reason };
         self.commit(event).await?;
         self.note_plan(live).await
@@ -277,7 +277,7 @@ impl Run {
 
     async fn kill(&self, live: &Live) {
         if let Err(error) = live.container.kill().await {
-            tracing::error!(job = %self.record.id, %error, "cannot kill the job");
+            tracing::error!(%error, "cannot kill the job");
         }
     }
 
