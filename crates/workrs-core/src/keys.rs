@@ -6,6 +6,7 @@
 //! running/<incarnation>/<job>                       a running job
 //! owner/<owner>/<job>                               every job
 //! finished/<when>/<job>                             a finished job, in the order of its end
+//! archived/<when>/<job>                             the same, once its record lies in a blob
 //! cleanup/<job>                                     a finished job whose blobs are not tidied up yet
 //! nodes/<node>/<incarnation>                        a live node process, under its lease
 //! drains/<node>                                     stands while the node is to take no jobs
@@ -38,6 +39,8 @@ pub const RUNNING: &str = "running/";
 
 /// All finished jobs stand below this, the oldest first.
 pub const FINISHED: &str = "finished/";
+/// Finished jobs whose records lie in blobs stand below this, the oldest first.
+pub const ARCHIVED: &str = "archived/";
 /// Finished jobs whose blobs are not tidied up yet stand below this.
 pub const CLEANUP: &str = "cleanup/";
 /// The group's id, which its blobs have, too.
@@ -91,9 +94,20 @@ pub fn queue_shard(shard: u8) -> String {
     format!("{QUEUE}{shard:02}/")
 }
 
-/// When the job of a key below [`FINISHED`] ended.
+/// When the job of a key below [`FINISHED`] or [`ARCHIVED`] ended.
 pub fn finished_at(key: &str) -> Option<Timestamp> {
-    key.strip_prefix(FINISHED)?.split('/').next()?.parse().ok().map(Timestamp::from_millis)
+    let rest = key.strip_prefix(FINISHED).or_else(|| key.strip_prefix(ARCHIVED))?;
+    rest.split('/').next()?.parse().ok().map(Timestamp::from_millis)
+}
+
+/// The index keys that stand while a job's record lies in a blob.
+pub fn archived_index_keys(id: &JobId, owner: &Owner, finished_at: Timestamp) -> BTreeMap<String, serde_json::Value> {
+    let archived = format!("{ARCHIVED}{:015}/{id}", finished_at.as_millis());
+    BTreeMap::from([of_owner(owner, id), (archived, serde_json::json!({}))])
+}
+
+fn of_owner(owner: &Owner, id: &JobId) -> (String, serde_json::Value) {
+    (format!("owner/{owner}/{id}"), serde_json::json!({}))
 }
 
 /// Below this stand the jobs that a process runs.
@@ -133,7 +147,7 @@ pub struct QueueEntry {
 
 /// The index keys that stand while `record` stands as it is, with their values.
 pub fn index_keys(record: &JobRecord) -> BTreeMap<String, serde_json::Value> {
-    let mut keys = BTreeMap::from([(format!("owner/{}/{}", record.owner, record.id), serde_json::json!({}))]);
+    let mut keys = BTreeMap::from([of_owner(&record.owner, &record.id)]);
     match &record.state {
         JobState::Queued { .. } => {
             let spec = &record.spec;
@@ -208,6 +222,11 @@ impl BlobNames<'_> {
     /// One part of a checkpoint: `manifest` or `pack`.
     pub fn checkpoint(&self, id: CheckpointId, operation: &OperationId, part: &str) -> String {
         format!("{}{id}-{operation}.{part}", self.checkpoints())
+    }
+
+    /// The record itself, once the job has ended.
+    pub fn record(&self, operation: &OperationId) -> String {
+        format!("jobs/{}/record-{operation}", self.0)
     }
 
     /// Below it lie all log segments.

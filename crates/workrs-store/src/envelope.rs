@@ -58,15 +58,15 @@ impl<T> Envelope<T> {
         Self { version: ENVELOPE_VERSION, operations: vec![operation], owner: owner.into(), body, unknown }
     }
 
-    /// The next value at the same key, written by `operation`.
+    /// The next value at the same key, perhaps of another kind, written by `operation`.
     #[must_use]
-    pub fn succeeded_by(&self, body: T, operation: OperationId) -> Self {
+    pub fn succeeded_by<U>(&self, body: U, operation: OperationId) -> Envelope<U> {
         let mut operations = self.operations.clone();
         operations.retain(|known| *known != operation);
         operations.push(operation);
         operations.drain(..operations.len().saturating_sub(REMEMBERED_OPERATIONS));
         let (owner, unknown) = (self.owner.clone(), self.unknown.clone());
-        Self { version: ENVELOPE_VERSION, operations, owner, body, unknown }
+        Envelope { version: ENVELOPE_VERSION, operations, owner, body, unknown }
     }
 
     /// Whether `operation` is among the last that wrote the value.

@@ -117,6 +117,9 @@ pub struct UpArgs {
     /// How often nodes are expected to die, before any was seen to; what is seen counts more and more
     #[arg(long, env = "WORKRS_PRIOR_MTBF", value_name = "DURATION")]
     pub prior_mtbf: Option<String>,
+    /// How long the record of a finished job stays in the state store, before it is moved to the blobs
+    #[arg(long, env = "WORKRS_ARCHIVE_AFTER", value_name = "DURATION")]
+    pub archive_after: Option<String>,
     /// How long outputs, log and record of a finished job stay: a duration, or forever
     #[arg(long, env = "WORKRS_KEEP_FINISHED", value_name = "DURATION")]
     pub keep_finished: Option<String>,

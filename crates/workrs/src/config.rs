@@ -67,6 +67,8 @@ pub struct Config {
     pub checkpoint_quota: CheckpointQuota,
     /// The mean time between a node's faults that is assumed before any was seen.
     pub prior_mtbf: Duration,
+    /// How long records of finished jobs stay in the state store.
+    pub archive_after: Duration,
     /// How long finished jobs stay; `None` means for ever.
     pub keep_finished: Option<Duration>,
     /// What blobs are encrypted with.
@@ -120,6 +122,7 @@ struct FileOptions {
     job_checkpoint_quota: Option<String>,
     checkpoint_quota: Option<String>,
     prior_mtbf: Option<String>,
+    archive_after: Option<String>,
     keep_finished: Option<String>,
     encryption_key_file: Option<PathBuf>,
     unfit_wait: Option<String>,
@@ -260,6 +263,7 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
                 .transpose()?,
         },
         prior_mtbf: duration("prior-mtbf", text(&args.prior_mtbf, &file.prior_mtbf, &default_mtbf))?,
+        archive_after: duration("archive-after", text(&args.archive_after, &file.archive_after, "1h"))?,
         keep_finished: match text(&args.keep_finished, &file.keep_finished, DEFAULT_KEEP_FINISHED) {
             keep if keep == FOREVER => None,
             keep => Some(duration("keep-finished", keep)?),

@@ -84,11 +84,12 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         memory_dir,
         checkpoint_quota: config.checkpoint_quota,
         prior_mtbf: config.prior_mtbf,
+        archive_after: config.archive_after,
         keep_finished: config.keep_finished,
     };
     let state: Arc<dyn StateStore> = Arc::new(MeteredState::new(state));
     let blobs = blobs.through(|store| Arc::new(MeteredBlobs::new(store)));
-    let parts = NodeParts { records: Records::new(state), blobs, engine };
+    let parts = NodeParts { records: Records::new(state).with_archive(blobs.clone()), blobs, engine };
     Ok(Wired { parts, node, warnings, name })
 }
 

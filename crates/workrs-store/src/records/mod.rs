@@ -3,7 +3,10 @@
 //! Every change is conditional on the revision that it was computed from; record and index keys change in one
 //! transaction. A write whose answer was lost is settled before the function returns (module `settle`), however long
 //! that takes: a caller that cannot wait drops the future and re-reads later.
+//!
+//! The record of a job that ended some time ago can be moved into a blob (module `archive`); who reads it does not notice.
 
+mod archive;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -11,22 +14,32 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use workrs_core::{
     id::{JobId, OperationId},
     job::{IllegalEvent, JobEvent, JobRecord},
     keys,
 };
 
-use self::settle::{Effect, Pause, Settled};
-use crate::{
-    envelope::{Envelope, InvalidEnvelope},
-    state::{Change, Condition, Revision, StateError, StateStore, Transaction, Watch},
+use self::{
+    archive::Body,
+    settle::{Effect, Pause, Settled},
 };
+use crate::{
+    blobs::Blobs,
+    envelope::{Envelope, InvalidEnvelope},
+    state::{Change, Condition, Entry, Revision, StateError, StateStore, Transaction, Watch},
+};
+
+/// Records of a list that are read from blobs at once.
+const READS_AT_ONCE: usize = 16;
 
 /// The job records of a group.
 #[derive(Clone)]
 pub struct Records {
     store: Arc<dyn StateStore>,
+    /// Where records of jobs that ended some time ago lie.
+    archive: Option<Blobs>,
 }
 
 /// What a submit came to.
@@ -80,6 +93,8 @@ impl From<InvalidEnvelope> for RecordError {
 struct Stored {
     envelope: Envelope<JobRecord>,
     revision: Revision,
+    /// The index keys that stand with it.
+    index: BTreeMap<String, serde_json::Value>,
 }
 
 impl Stored {
@@ -95,7 +110,13 @@ impl Stored {
 impl Records {
     /// The records in `store`.
     pub fn new(store: Arc<dyn StateStore>) -> Self {
-        Self { store }
+        Self { store, archive: None }
+    }
+
+    /// The same records; those of jobs that ended some time ago may lie in `blobs`.
+    #[must_use]
+    pub fn with_archive(self, blobs: Blobs) -> Self {
+        Self { archive: Some(blobs), ..self }
     }
 
     /// Where they stand.
@@ -108,7 +129,7 @@ impl Records {
     pub async fn submit(&self, record: JobRecord, operation: &OperationId) -> Result<Submitted, RecordError> {
         let key = keys::job(&record.id);
         let envelope = Envelope::new(record.owner.as_str(), record.clone(), operation.clone());
-        let mut changes = index_changes(None, Some(&record));
+        let mut changes = index_changes(&BTreeMap::new(), &keys::index_keys(&record));
         changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
         loop {
             let transaction = Transaction { conditions: Vec::new(), changes: changes.clone() };
@@ -136,8 +157,10 @@ impl Records {
     pub async fn watch(&self, id: &JobId) -> Result<(Option<JobRecord>, Watch), RecordError> {
         let key = keys::job(id);
         let page = self.store.list(&key, None, 1).await?;
-        let entry = page.entries.first().filter(|entry| entry.key == key);
-        let record = entry.map(|entry| decode(&key, &entry.value)).transpose()?.map(|envelope| envelope.body);
+        let record = match page.entries.iter().find(|entry| entry.key == key) {
+            Some(entry) => Some(self.decode(entry).await?.into_record()),
+            None => None,
+        };
         Ok((record, self.store.watch(&key, page.revision).await?))
     }
 
@@ -181,7 +204,7 @@ impl Records {
                 pause.wait().await;
             }
             let envelope = stored.envelope.succeeded_by(next, operation.clone());
-            let mut changes = index_changes(Some(stored.record()), Some(&envelope.body));
+            let mut changes = index_changes(&stored.index, &keys::index_keys(&envelope.body));
             changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
             let transaction = Transaction { conditions: guards.clone(), changes };
             let effect = Effect::Written(operation);
@@ -202,7 +225,7 @@ impl Records {
             if !record.is_finished() {
                 return Err(IllegalEvent::WrongState { state: record.state.name(), event: "deleted" }.into());
             }
-            let mut changes = index_changes(Some(record), None);
+            let mut changes = index_changes(&stored.index, &BTreeMap::new());
             changes.push(Change::Delete(key.clone()));
             let transaction = Transaction { conditions: Vec::new(), changes };
             match self.commit_settled(&key, Some(stored.revision), transaction, Effect::Deleted).await? {
@@ -216,13 +239,29 @@ impl Records {
     pub async fn list(&self, after: Option<&JobId>, limit: usize) -> Result<(Vec<JobRecord>, bool), RecordError> {
         let after = after.map(keys::job);
         let page = self.store.list(keys::JOBS, after.as_deref(), limit).await?;
-        let records = page.entries.iter().map(|entry| decode(&entry.key, &entry.value).map(|envelope| envelope.body));
-        Ok((records.collect::<Result<_, _>>()?, page.more))
+        let records = stream::iter(&page.entries).map(|entry| async { Ok(self.decode(entry).await?.into_record()) });
+        let records: Result<Vec<_>, RecordError> = records.buffered(READS_AT_ONCE).try_collect().await;
+        Ok((records?, page.more))
     }
 
     async fn read(&self, key: &str) -> Result<Option<Stored>, RecordError> {
         let Some(entry) = self.store.get(key).await? else { return Ok(None) };
-        Ok(Some(Stored { envelope: decode(key, &entry.value)?, revision: entry.revision }))
+        Ok(Some(self.decode(&entry).await?))
+    }
+
+    /// The record that an entry holds or leads to.
+    async fn decode(&self, entry: &Entry) -> Result<Stored, RecordError> {
+        let envelope = Envelope::<Body>::decode(&entry.key, &entry.value)?;
+        let (record, index) = match &envelope.body {
+            Body::Record(record) => ((**record).clone(), keys::index_keys(record)),
+            Body::Archived(archived) => (self.unarchived(archived).await?, archived.index_keys()),
+        };
+        if keys::job(&record.id) != entry.key {
+            return Err(RecordError::Damaged(format!("the record at {:?} is of job {}", entry.key, record.id)));
+        }
+        let Envelope { version, operations, owner, unknown, .. } = envelope;
+        let envelope = Envelope { version, operations, owner, body: record, unknown };
+        Ok(Stored { envelope, revision: entry.revision, index })
     }
 
     async fn check_guards(&self, guards: &[Condition]) -> Result<(), RecordError> {
@@ -242,18 +281,11 @@ impl Records {
     }
 }
 
-fn decode(key: &str, value: &[u8]) -> Result<Envelope<JobRecord>, RecordError> {
-    let envelope = Envelope::<JobRecord>::decode(key, value)?;
-    if keys::job(&envelope.body.id) != key {
-        return Err(RecordError::Damaged(format!("the record at {key:?} is of job {}", envelope.body.id)));
-    }
-    Ok(envelope)
-}
-
-/// What has to change for the index keys of `before` to become those of `after`.
-fn index_changes(before: Option<&JobRecord>, after: Option<&JobRecord>) -> Vec<Change> {
-    let index = |record: Option<&JobRecord>| record.map(keys::index_keys).unwrap_or_default();
-    let (before, after): (BTreeMap<_, _>, BTreeMap<_, _>) = (index(before), index(after));
+/// What has to change for the index keys `before` to become those `after`.
+fn index_changes(
+    before: &BTreeMap<String, serde_json::Value>,
+    after: &BTreeMap<String, serde_json::Value>,
+) -> Vec<Change> {
     let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| Change::Delete(key.clone()));
     let new = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
     let new = new.map(|(key, value)| Change::Put(key.clone(), Bytes::from(value.to_string()), None));

@@ -110,6 +110,8 @@ pub struct NodeConfig {
     pub checkpoint_quota: CheckpointQuota,
     /// The mean time between a node's faults that is assumed before any was seen.
     pub prior_mtbf: Duration,
+    /// How long the record of a finished job stays in the state store, before it is moved into a blob.
+    pub archive_after: Duration,
     /// How long outputs, log and record of a finished job stay; `None` means for ever.
     pub keep_finished: Option<Duration>,
 }

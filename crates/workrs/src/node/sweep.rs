@@ -47,6 +47,7 @@ async fn clean_blobs(blobs: &Blobs, record: &JobRecord) -> Result<(), BlobError>
 /// time to be kept is over.
 pub(super) async fn tidy_up(shared: &Shared) -> anyhow::Result<()> {
     clean_left_over(shared).await?;
+    archive(shared, fresh::now()).await?;
     if let Some(keep) = shared.config.keep_finished {
         expire(shared, fresh::now(), keep).await?;
     }
@@ -70,19 +71,61 @@ async fn clean_left_over(shared: &Shared) -> anyhow::Result<()> {
     }
 }
 
+/// Moves the records of jobs that finished some time ago into blobs.
+async fn archive(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = finished_before(shared, keys::FINISHED, after, now, shared.config.archive_after).await?;
+        for id in &page.jobs {
+            match shared.records.archive(id, &fresh::operation()).await {
+                Ok(()) | Err(RecordError::Illegal(_) | RecordError::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(last) = page.more_after else { return Ok(()) };
+        after = Some(last);
+    }
+}
+
 /// Deletes jobs that finished longer than `keep` ago: record, outputs and log.
 async fn expire(shared: &Shared, now: Timestamp, keep: Duration) -> anyhow::Result<()> {
-    loop {
-        let page = shared.records.store().list(keys::FINISHED, None, PAGE).await?;
-        let is_over = |key: &&str| keys::finished_at(key).is_some_and(|at| now.since(at) > keep);
-        let due: Vec<_> = page.entries.iter().map(|entry| entry.key.as_str()).take_while(is_over).collect();
-        for id in due.iter().filter_map(|key| keys::job_of_index(key)) {
-            delete(shared, &id).await?;
-        }
-        if due.len() < page.entries.len() || !page.more {
-            return Ok(());
+    for prefix in [keys::ARCHIVED, keys::FINISHED] {
+        let mut after: Option<String> = None;
+        loop {
+            let page = finished_before(shared, prefix, after, now, keep).await?;
+            for id in &page.jobs {
+                delete(shared, id).await?;
+            }
+            let Some(last) = page.more_after else { break };
+            after = Some(last);
         }
     }
+    Ok(())
+}
+
+/// Some of the jobs that ended some time ago.
+struct Page {
+    jobs: Vec<JobId>,
+    /// Where to go on; `None` at the end.
+    more_after: Option<String>,
+}
+
+/// Jobs below an index by time of end that ended longer than `time` ago, the oldest first.
+async fn finished_before(
+    shared: &Shared,
+    prefix: &str,
+    after: Option<String>,
+    now: Timestamp,
+    time: Duration,
+) -> anyhow::Result<Page> {
+    let page = shared.records.store().list(prefix, after.as_deref(), PAGE).await?;
+    let is_due = |key: &&str| keys::finished_at(key).is_some_and(|at| now.since(at) > time);
+    let due: Vec<_> = page.entries.iter().map(|entry| entry.key.as_str()).take_while(is_due).collect();
+    let goes_on = page.more && due.len() == page.entries.len();
+    Ok(Page {
+        jobs: due.iter().filter_map(|key| keys::job_of_index(key)).collect(),
+        more_after: due.last().filter(|_| goes_on).map(|key| (*key).to_owned()),
+    })
 }
 
 /// The record goes first, so that none names what is gone. Blobs that come later are of a new job with the same id, and

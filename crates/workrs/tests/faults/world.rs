@@ -214,6 +214,7 @@ impl World {
             memory_dir: None,
             checkpoint_quota: self.quota,
             prior_mtbf: Duration::from_secs(3_600),
+            archive_after: Duration::from_secs(3_600),
             keep_finished: self.keep_finished,
         };
         let parts = NodeParts { records, blobs, engine: Arc::new(self.host.engine()) };
