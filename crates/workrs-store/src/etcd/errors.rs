@@ -13,6 +13,7 @@ const OUT_OF_RANGE: i32 = 11;
 /// How all of etcd's own messages begin; others come from a proxy, or from the connection.
 const ETCD: &str = "etcdserver: ";
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+const DENIED: &str = "etcdserver: permission denied";
 /// A member without a leader: it passed the proposal to nobody.
 const DROPPED: &str = "raft proposal dropped";
 
@@ -110,6 +111,8 @@ impl Failure {
         let message = self.message();
         if message.contains("user name is empty") {
             "; this cluster asks for a user and a password"
+        } else if message == DENIED {
+            "; the user needs a role that may read and write below the store's prefix, and the role root for maintenance"
         } else if message == NO_SPACE {
             "; it takes writes again once it was compacted and defragmented and its alarm is off"
         } else {

@@ -1,5 +1,5 @@
 //! How full the members are, and what makes room: compaction forgets history, defragmentation gives its space back,
-//! and then the alarm has to be switched off.
+//! and then the alarm has to be switched off. If the cluster has users, only those with the role `root` may do so.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Status {
 
 /// What the fullest member says, and any alarm.
 pub(super) async fn usage(members: &Members) -> Result<Usage, StateError> {
-    let statuses = statuses(members).await?;
+    let statuses = statuses(members).await.map_err(|failure| failure.of_read())?;
     let alarm = statuses.iter().find_map(Status::alarm);
     let fullest = statuses.iter().max_by_key(|status| status.file_bytes());
     let (used_bytes, quota_bytes) = fullest.map_or((0, None), |of| (of.file_bytes(), Some(of.quota_bytes())));
@@ -74,7 +74,7 @@ pub(super) async fn compact(members: &Members, before: Revision) -> Result<(), S
         Err(failure) if failure.is_compacted() => {}
         Err(failure) => return Err(failure.of_read()),
     }
-    let statuses = statuses(members).await?;
+    let statuses = statuses(members).await.map_err(|failure| failure.of_read())?;
     let is_full = statuses.iter().any(|status| status.has_alarm("NOSPACE"));
     if is_full || statuses.iter().any(Status::is_sparse) {
         defragment(members).await?;
@@ -83,7 +83,7 @@ pub(super) async fn compact(members: &Members, before: Revision) -> Result<(), S
 }
 
 /// Of all members that can be reached; an error if that is none.
-async fn statuses(members: &Members) -> Result<Vec<Status>, StateError> {
+async fn statuses(members: &Members) -> Result<Vec<Status>, Failure> {
     let asked = members.all().iter().map(|member| {
         member.ask(DEADLINE, |client| {
             let mut client = client.maintenance_client();
@@ -103,7 +103,7 @@ async fn defragment(members: &Members) -> Result<(), StateError> {
         }
         results.push(done);
     }
-    one_or_more(results).map(drop)
+    one_or_more(results).map(drop).map_err(|failure| failure.of_read())
 }
 
 async fn defragment_one(member: &Member) -> Result<(), Failure> {
@@ -132,7 +132,7 @@ async fn disarm(members: &Members) -> Result<(), StateError> {
 }
 
 /// What went well, or the first failure if nothing did.
-fn one_or_more<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, StateError> {
+fn one_or_more<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, Failure> {
     let (mut well, mut failed) = (Vec::new(), None);
     for result in results {
         match result {
@@ -141,7 +141,7 @@ fn one_or_more<T>(results: Vec<Result<T, Failure>>) -> Result<Vec<T>, StateError
         }
     }
     match failed {
-        Some(failure) if well.is_empty() => Err(failure.of_read()),
+        Some(failure) if well.is_empty() => Err(failure),
         _ => Ok(well),
     }
 }

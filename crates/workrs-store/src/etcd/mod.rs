@@ -205,7 +205,8 @@ impl StateStore for EtcdStore {
         maintenance::usage(&self.members).await
     }
 
-    /// Two at the same time may leave less than most of the members to answer for a while: let one process do it.
+    /// Two at the same time may leave less than most of the members to answer for a while: let one process do it, and
+    /// again while there is an alarm, since members do the work in their own time.
     async fn compact(&self, before: Revision) -> Result<(), StateError> {
         maintenance::compact(&self.members, before).await
     }
