@@ -62,7 +62,8 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         None => blobs,
     };
     let state = open_state(config).await?;
-    check_group(&*state, &blobs).await?;
+    let group = check_group(&*state, &blobs).await?;
+    let blobs = blobs.with_marker(GROUP_BLOB, group.into());
     check_key(&blobs, config.encryption_key.is_some()).await?;
     let name = claim_name(config)?;
     let (engine, warnings) = open_engine(config).await?;
@@ -185,8 +186,9 @@ async fn open_etcd(_config: &Config) -> anyhow::Result<Arc<dyn StateStore>> {
     bail!("this program was built without etcd: build it with the feature `etcd`")
 }
 
-/// Two folders that do not belong together must not be mixed: records would name blobs of another group.
-async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()> {
+/// Two folders that do not belong together must not be mixed: records would name blobs of another group. Gives the
+/// group's id, which stands in both from now on.
+async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<String> {
     let in_state = match state.get(GROUP_KEY).await? {
         Some(entry) => Some(String::from_utf8_lossy(&entry.value).into_owned()),
         None => None,
@@ -197,7 +199,7 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
         Err(error) => return Err(error).context("cannot read the blobs' group"),
     };
     match (in_state, in_blobs) {
-        (Some(state), Some(blobs)) if state == blobs => Ok(()),
+        (Some(state), Some(blobs)) if state == blobs => Ok(state),
         (Some(state_group), Some(blob_group)) => bail!(
             "state and blobs belong to different groups ({state_group} and {blob_group}); check --state and --blobs"
         ),
@@ -209,7 +211,7 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
             if !state.list("jobs/", None, 1).await?.entries.is_empty() {
                 bail!("the state has jobs of the group {group}, but the blobs are empty; check --state and --blobs");
             }
-            put_group(blobs, &group).await
+            put_group(blobs, group).await
         }
         (None, None) => {
             let group = fresh::id();
@@ -218,7 +220,7 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<()
                 changes: vec![Change::Put(GROUP_KEY.to_owned(), group.clone().into(), None)],
             };
             match state.commit(put).await {
-                Ok(_) => put_group(blobs, &group).await,
+                Ok(_) => put_group(blobs, group).await,
                 // Another node makes the same group at this moment, or the answer was lost.
                 Err(StateError::Conflict | StateError::Unknown(_)) => Box::pin(check_group(state, blobs)).await,
                 Err(error) => Err(error).context("cannot write the group's id"),
@@ -238,10 +240,10 @@ async fn check_key(blobs: &Blobs, has_key: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn put_group(blobs: &Blobs, group: &str) -> anyhow::Result<()> {
-    let written = blobs.put(GROUP_BLOB, group.to_owned().into()).await.context("cannot write the blobs' group")?;
+async fn put_group(blobs: &Blobs, group: String) -> anyhow::Result<String> {
+    let written = blobs.put(GROUP_BLOB, group.clone().into()).await.context("cannot write the blobs' group")?;
     debug_assert_eq!(written.hash, ContentHash::of(group.as_bytes()));
-    Ok(())
+    Ok(group)
 }
 
 #[cfg(test)]
@@ -265,8 +267,8 @@ mod tests {
     #[tokio::test]
     async fn state_and_blobs_of_different_groups_do_not_mix() {
         let (state, blobs) = (RedbStore::in_memory(), Blobs::open("memory:").unwrap());
-        check_group(&state, &blobs).await.unwrap();
-        check_group(&state, &blobs).await.unwrap();
+        let group = check_group(&state, &blobs).await.unwrap();
+        assert_eq!(check_group(&state, &blobs).await.unwrap(), group);
         let (other_state, other_blobs) = (RedbStore::in_memory(), Blobs::open("memory:").unwrap());
         assert!(check_group(&other_state, &blobs).await.is_err());
         check_group(&other_state, &other_blobs).await.unwrap();

@@ -120,9 +120,8 @@ mod tests {
         source.find(&env).map_err(|error| error.to_string())
     }
 
-    fn credentials(access_key: &str, secret: &str, token: Option<&str>) -> Result<Credentials, String> {
-        let token = token.map(str::to_owned);
-        Ok(Credentials { access_key: access_key.into(), secret: secret.into(), token })
+    fn credentials(access_key: &str, secret: &str, token: Option<&str>) -> Credentials {
+        Credentials { access_key: access_key.into(), secret: secret.into(), token: token.map(str::to_owned) }
     }
 
     fn file(mode: u32) -> (tempfile::TempDir, PathBuf) {
@@ -139,17 +138,17 @@ mod tests {
         let path = file.to_str().unwrap();
         let keys = [("AWS_ACCESS_KEY_ID", "E"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_SHARED_CREDENTIALS_FILE", path)];
         let nowhere = Source::default();
-        assert_eq!(find(&nowhere, &keys), credentials("E", "s", None));
-        assert_eq!(find(&nowhere, &keys[2..]), credentials("AK", "se=cret", None));
-        assert_eq!(find(&nowhere, &[keys[2], ("AWS_PROFILE", "other")]), credentials("A2", "s2", Some("t2")));
+        assert_eq!(find(&nowhere, &keys), Ok(credentials("E", "s", None)));
+        assert_eq!(find(&nowhere, &keys[2..]), Ok(credentials("AK", "se=cret", None)));
+        assert_eq!(find(&nowhere, &[keys[2], ("AWS_PROFILE", "other")]), Ok(credentials("A2", "s2", Some("t2"))));
         let named = Source { file: Some(&file), profile: Some("other") };
-        assert_eq!(find(&named, &keys), credentials("A2", "s2", Some("t2")));
+        assert_eq!(find(&named, &keys), Ok(credentials("A2", "s2", Some("t2"))));
         let with_token = [keys[0], keys[1], ("AWS_SESSION_TOKEN", "t")];
-        assert_eq!(find(&nowhere, &with_token), credentials("E", "s", Some("t")));
+        assert_eq!(find(&nowhere, &with_token), Ok(credentials("E", "s", Some("t"))));
         let home = file.parent().unwrap();
         fs::create_dir(home.join(".aws")).unwrap();
         fs::rename(&file, home.join(".aws/credentials")).unwrap();
-        assert_eq!(find(&nowhere, &[("HOME", home.to_str().unwrap())]), credentials("AK", "se=cret", None));
+        assert_eq!(find(&nowhere, &[("HOME", home.to_str().unwrap())]), Ok(credentials("AK", "se=cret", None)));
     }
 
     #[test]
