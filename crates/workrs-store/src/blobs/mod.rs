@@ -125,6 +125,12 @@ impl Blobs {
         Self { store, root: None, keyed: None, marker: None }
     }
 
+    /// The same blobs, but reached through what `wrap` makes of their store, such as a wrapper that measures it.
+    #[must_use]
+    pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { store: wrap(self.store), ..self }
+    }
+
     /// The same blobs, but what is written from now on is sealed with `key`, and what was sealed with it can be read.
     #[must_use]
     pub fn with_key(self, key: BlobKey) -> Self {

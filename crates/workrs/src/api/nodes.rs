@@ -22,7 +22,7 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Problem
     let drained: BTreeSet<String> = list_keys(&api, keys::DRAINS).await?.into_iter().collect();
     let view = |node: NodeInfo| NodeView {
         jobs: running.get(node.incarnation.as_str()).cloned().unwrap_or_default(),
-        draining: drained.contains(&keys::drain(&node.name)),
+        draining: node.draining || drained.contains(&keys::drain(&node.name)),
         name: node.name.to_string(),
         incarnation: node.incarnation.to_string(),
         address: node.address,

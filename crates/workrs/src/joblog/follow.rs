@@ -167,7 +167,7 @@ impl Follower {
         Ok(false)
     }
 
-    async fn watch(&self) -> Result<Watch, Stop> {
+    async fn watch(&mut self) -> Result<Watch, Stop> {
         let key = keys::job(&self.job);
         let store = self.sources.records.store();
         Ok(store.watch(&key, store.list(&key, None, 1).await?.revision).await?)
