@@ -166,7 +166,8 @@ impl Secrets {
     /// Those of this process. What is set to nothing counts as not set.
     pub fn here() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let etcd_user = variable("WORKRS_ETCD_USER").map(|user| (user, variable("WORKRS_ETCD_PASSWORD").unwrap_or_default()));
+        let etcd_user =
+            variable("WORKRS_ETCD_USER").map(|user| (user, variable("WORKRS_ETCD_PASSWORD").unwrap_or_default()));
         Self { token: variable("WORKRS_TOKEN"), etcd_user, encryption_key: variable("WORKRS_ENCRYPTION_KEY") }
     }
 }
@@ -194,7 +195,8 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     }
     let advertise = args.advertise.clone().or(file.advertise).map(|url| check_advertise(&url)).transpose()?;
     if listen.ip().is_unspecified() && advertise.is_none() {
-        let reason = format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
+        let reason =
+            format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
         return Err(value("listen", reason));
     }
     let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());

@@ -8,7 +8,8 @@ use workrs_store::fresh;
 const FILE: &str = "host-id";
 /// Beginnings of the kernel's names for what programs look up and then rely on.
 const NOTABLE: [&str; 15] = [
-    "sse3", "ssse3", "sse4", "popcnt", "aes", "pclmul", "avx", "f16c", "fma", "bmi", "amx", "sha", "sve", "asimd", "crc32",
+    "sse3", "ssse3", "sse4", "popcnt", "aes", "pclmul", "avx", "f16c", "fma", "bmi", "amx", "sha", "sve", "asimd",
+    "crc32",
 ];
 
 /// The data folder's id, drawn at its first use. It stays the same when the node gets another name or address.

@@ -68,7 +68,8 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn ObjectStore>, BlobError> {
     if let Some(token) = credentials.token {
         builder = builder.with_token(token);
     }
-    let store = builder.build().map_err(|error| BlobError::InvalidUrl(format!("the S3 store cannot be used: {error}")))?;
+    let store =
+        builder.build().map_err(|error| BlobError::InvalidUrl(format!("the S3 store cannot be used: {error}")))?;
     Ok(Arc::new(PrefixStore::new(store, location.prefix)))
 }
 
@@ -147,7 +148,7 @@ struct Connector {
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         // Another part of this program may have installed it already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::provide();
         let client = |silence| {
             let builder = reqwest::Client::builder()
                 .user_agent(concat!("workrs/", env!("CARGO_PKG_VERSION")))

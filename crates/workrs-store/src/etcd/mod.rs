@@ -152,7 +152,9 @@ impl StateStore for EtcdStore {
         match committed.await {
             Ok(answer) if answer.succeeded() => Ok(revision(answer.header().map_or(0, |header| header.revision()))),
             Ok(_) => Err(StateError::Conflict),
-            Err(failure) if failure.is_no_space() => Err(transactions::settle_no_space(self, &transaction, &failure).await),
+            Err(failure) if failure.is_no_space() => {
+                Err(transactions::settle_no_space(self, &transaction, &failure).await)
+            }
             Err(failure) => Err(failure.of_write()),
         }
     }

@@ -14,7 +14,13 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use redb::{ReadTransaction, backends::InMemoryBackend};

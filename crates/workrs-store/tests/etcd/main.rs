@@ -76,7 +76,8 @@ async fn the_contract_is_kept_also_behind_a_wrapper() {
         let Some(cluster) = Cluster::start(members) else { return };
         let cluster = &cluster;
         conformance::run(async || open(cluster, &fresh_prefix()).await).await;
-        conformance::run(async || Arc::new(FaultyState::new(open(cluster, &fresh_prefix()).await, Faults::none()))).await;
+        conformance::run(async || Arc::new(FaultyState::new(open(cluster, &fresh_prefix()).await, Faults::none())))
+            .await;
     }
 }
 

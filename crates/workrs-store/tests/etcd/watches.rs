@@ -40,12 +40,20 @@ async fn a_watch_goes_on_without_gap_or_repetition() {
             let writer = tokio::spawn(write_until(Arc::clone(&store), stopped));
             let until = seen[0].len() + 20;
             receive(&mut watches, &mut seen, until).await;
-            if is_killed { cluster.kill(member) } else { cluster.pause(member) }
+            if is_killed {
+                cluster.kill(member)
+            } else {
+                cluster.pause(member)
+            }
             let begun = Instant::now();
             let until = seen[0].len() + 50;
             receive(&mut watches, &mut seen, until).await;
             println!("m{member} {}: 50 events in {:?}", if is_killed { "killed" } else { "stopped" }, begun.elapsed());
-            if is_killed { cluster.restart(member) } else { cluster.resume(member) }
+            if is_killed {
+                cluster.restart(member)
+            } else {
+                cluster.resume(member)
+            }
             stop.send(()).unwrap();
             let written = writer.await.unwrap();
             receive(&mut watches, &mut seen, written.len()).await;

@@ -153,7 +153,8 @@ pub async fn live(
             _ => None,
         })
     });
-    let headers = [(header::CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()), (OFFSET_HEADER, from.to_string())];
+    let headers =
+        [(header::CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()), (OFFSET_HEADER, from.to_string())];
     Ok((headers, Body::from_stream(bytes)).into_response())
 }
 

@@ -36,7 +36,11 @@ pub use self::{
     drain::{DrainNote, DrainView},
     health::Fullness,
     logs::{LogLine, QUIET},
-    openapi::document as openapi_document, problem::Problem, requests::*, submit::MODE_HEADER, views::*,
+    openapi::document as openapi_document,
+    problem::Problem,
+    requests::*,
+    submit::MODE_HEADER,
+    views::*,
 };
 use crate::joblog::{LiveLogs, Peers};
 

@@ -12,7 +12,7 @@ use workrs_store::{
     faulty::{Fault, Faults, FaultyState},
     fresh,
     redb::RedbStore,
-    state::{Change, StateStore, Transaction},
+    state::{Change, Transaction},
 };
 
 use super::*;

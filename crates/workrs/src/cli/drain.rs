@@ -20,7 +20,11 @@ pub async fn drain(args: DrainArgs) -> anyhow::Result<u8> {
         return say(&args.server, &view, || print::drain(&view, &[]));
     }
     if !args.server.json && !view.jobs.is_empty() {
-        eprintln!("[workrs] node {} saves {} and gives them back", view.name, print::count(view.jobs.len() as u64, "job"));
+        eprintln!(
+            "[workrs] node {} saves {} and gives them back",
+            view.name,
+            print::count(view.jobs.len() as u64, "job")
+        );
     }
     let mut seen = BTreeSet::from_iter(view.jobs.drain(..));
     let left = until_empty(&client, &args.node, &mut seen).await?;
@@ -30,9 +34,11 @@ pub async fn drain(args: DrainArgs) -> anyhow::Result<u8> {
         let job = client.job(&id, None).await.ok();
         moved.push(DrainedJob { state: job.as_ref().map(print::state), node: job.and_then(|job| job.node), id });
     }
-    say(&args.server, &serde_json::json!({ "name": view.name, "draining": true, "live": view.live, "moved": moved }), || {
-        print::drain(&view, &moved)
-    })
+    say(
+        &args.server,
+        &serde_json::json!({ "name": view.name, "draining": true, "live": view.live, "moved": moved }),
+        || print::drain(&view, &moved),
+    )
 }
 
 /// Waits until the node runs no jobs; whether it lives then. The jobs that it still ran meanwhile are added to `seen`.

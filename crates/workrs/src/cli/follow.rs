@@ -55,12 +55,7 @@ pub(super) async fn follow(client: &Client, id: &str, follow: bool) -> anyhow::R
 }
 
 /// Prints what one node gives; whether that was all.
-async fn read(
-    client: &Client,
-    id: &str,
-    follow: bool,
-    printer: &mut Printer<io::Stdout>,
-) -> Result<bool, ClientError> {
+async fn read(client: &Client, id: &str, follow: bool, printer: &mut Printer<io::Stdout>) -> Result<bool, ClientError> {
     let lines = client.logs(id, printer.printed, follow).await?;
     let mut lines = std::pin::pin!(lines);
     while let Some(line) = lines.next().await {

@@ -88,7 +88,11 @@ pub async fn fetch(args: FetchArgs) -> anyhow::Result<u8> {
     })
 }
 
-pub(super) fn say<T: serde::Serialize>(args: &ServerArgs, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<u8> {
+pub(super) fn say<T: serde::Serialize>(
+    args: &ServerArgs,
+    value: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<u8> {
     let text = if args.json { serde_json::to_string(value)? + "\n" } else { text() };
     match std::io::stdout().write_all(text.as_bytes()) {
         // Whoever reads, such as `head`, has enough.

@@ -142,7 +142,9 @@ pub fn drain(view: &DrainView, moved: &[DrainedJob]) -> String {
         (false, ..) => format!("node {name} takes jobs again\n"),
         (true, false, _) => format!("node {name} is drained and not up; it takes no jobs when it comes back\n"),
         (true, true, 0) => format!("node {name} is drained: it runs no jobs and takes none\n"),
-        (true, true, jobs) => format!("node {name} takes no jobs; it gives back the {} that it has\n", count(jobs, "job")),
+        (true, true, jobs) => {
+            format!("node {name} takes no jobs; it gives back the {} that it has\n", count(jobs, "job"))
+        }
     };
     for job in moved {
         let state = job.state.as_deref().unwrap_or("not known");

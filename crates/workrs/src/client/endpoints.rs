@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response};
+use workrs_store::tls;
 
 use super::ClientError;
 use crate::api::Problem;
@@ -52,6 +53,7 @@ pub(super) struct Endpoints {
 impl Endpoints {
     pub(super) fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
         let servers: Arc<[String]> = servers.iter().map(|server| base(server)).collect();
+        tls::provide();
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -170,8 +172,9 @@ pub(super) async fn begun(server: &str, sent: Result<Response, reqwest::Error>) 
     match serde_json::from_slice::<Problem>(&body) {
         Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
         Err(_) => {
-            let reason =
-                format!("status {} {}", status.as_u16(), status.canonical_reason().unwrap_or_default()).trim().to_owned();
+            let reason = format!("status {} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
+                .trim()
+                .to_owned();
             Err(ClientError::Foreign { server: server.to_owned(), reason })
         }
     }

@@ -10,7 +10,7 @@ use workrs_core::{
     job::Holder,
     keys,
 };
-use workrs_store::{records::Records, state::StateError};
+use workrs_store::{records::Records, state::StateError, tls};
 
 use super::{LogEvent, live::LiveEvents};
 use crate::node::NodeInfo;
@@ -39,6 +39,7 @@ pub struct Peers {
 impl Peers {
     /// The nodes other than the process `own`; `token` is what they want to see.
     pub fn new(own: Incarnation, token: Option<String>) -> Result<Self, reqwest::Error> {
+        tls::provide();
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -63,8 +64,8 @@ impl Peers {
         }
         let key = keys::node(&holder.node, &holder.incarnation);
         let Some(entry) = records.store().get(&key).await? else { return Ok(None) };
-        let info: NodeInfo = serde_json::from_slice(&entry.value)
-            .map_err(|error| StateError::Damaged(format!("{key}: {error}")))?;
+        let info: NodeInfo =
+            serde_json::from_slice(&entry.value).map_err(|error| StateError::Damaged(format!("{key}: {error}")))?;
         let url = format!("{}/api/v1/jobs/{job}/logs/live", info.address.trim_end_matches('/'));
         let mut request = self.http.get(url).query(&[("epoch", holder.epoch.0)]);
         if let Some(token) = &self.token {

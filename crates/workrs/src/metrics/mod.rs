@@ -23,7 +23,8 @@ pub static REAPS: Counter =
 pub static NODES_GONE: Counter =
     Counter::new("workrs_nodes_gone_total", "Times that this node saw the key of another node go.");
 /// Jobs that this node gave back itself.
-pub static RELEASES: Counter = Counter::new("workrs_releases_total", "Jobs that this node gave back to the queue itself.");
+pub static RELEASES: Counter =
+    Counter::new("workrs_releases_total", "Jobs that this node gave back to the queue itself.");
 /// Jobs that were taken from this node while it ran them.
 pub static FENCED: Counter =
     Counter::new("workrs_fenced_total", "Jobs that this node ended because another node has them by now.");
@@ -59,11 +60,8 @@ pub static RESUMES: Counter = Counter::new("workrs_resumes_total", "Jobs that th
 pub static FINISHED: Counter = Counter::new("workrs_finished_total", "Jobs that finished on this node.");
 
 /// Jobs that this node holds, by what it does with them: `preparing`, `running` or `saving`.
-pub static JOBS: Gauge = Gauge::with_labels(
-    "workrs_jobs",
-    "Jobs that this node holds, by state: preparing, running, saving.",
-    &["state"],
-);
+pub static JOBS: Gauge =
+    Gauge::with_labels("workrs_jobs", "Jobs that this node holds, by state: preparing, running, saving.", &["state"]);
 /// Cores that no job has.
 pub static FREE_CPUS: Gauge = Gauge::new("workrs_free_cpus", "Cores of this node that no job has.");
 /// Memory that no job has.
@@ -81,8 +79,10 @@ pub static LEASE_RENEWED_AT: Gauge =
 pub static STATE_USED: Gauge =
     Gauge::new("workrs_state_used_bytes", "What the group's state store takes, its history included.");
 /// Where the state store stops to take writes.
-pub static STATE_QUOTA: Gauge =
-    Gauge::new("workrs_state_quota_bytes", "Where the group's state store stops to take writes; missing without a limit.");
+pub static STATE_QUOTA: Gauge = Gauge::new(
+    "workrs_state_quota_bytes",
+    "Where the group's state store stops to take writes; missing without a limit.",
+);
 
 /// How long jobs stood still.
 pub static STANDSTILL: Histogram =

@@ -95,7 +95,11 @@ mod tests {
         assert_eq!(conflict, Err(StateError::Conflict));
         store.usage().await.unwrap_err();
         let text = crate::metrics::render();
-        for series in [r#"operation="get",outcome="ok""#, r#"operation="commit",outcome="conflict""#, r#"operation="usage",outcome="unavailable""#] {
+        for series in [
+            r#"operation="get",outcome="ok""#,
+            r#"operation="commit",outcome="conflict""#,
+            r#"operation="usage",outcome="unavailable""#,
+        ] {
             assert!(text.contains(&format!("workrs_state_operation_seconds_count{{{series}}} ")), "{series} in {text}");
         }
     }

@@ -1,11 +1,7 @@
 //! The live nodes as this one knows them: a copy of what stands below `nodes/`, kept by a watch. A node's key is written when
 //! it joins, drains and leaves, never as a sign of life, so the copy costs little to keep.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use workrs_core::{

@@ -66,7 +66,12 @@ pub use self::{
     lease::NodeInfo,
     quota::CheckpointQuota,
 };
-use self::{members::{Departed, Members}, planning::Estimates, quota::CheckpointUsage, staging::Staging};
+use self::{
+    members::{Departed, Members},
+    planning::Estimates,
+    quota::CheckpointUsage,
+    staging::Staging,
+};
 use crate::joblog::LiveLogs;
 
 /// What a node needs to know about itself.
