@@ -8,6 +8,7 @@
 //! - [`conformance`]: the one suite that every state store passes, and the one that every blob store passes.
 //! - [`envelope`]: how a value stands in a state store: checksum, owner, and which operations wrote it.
 //! - [`records`]: job records and their index keys in a state store; settles writes whose answer was lost.
+//! - [`tls`]: who provides TLS to HTTP clients.
 //! - [`values`]: small values beside the records, changed by a function of what stood there.
 //! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
 //! - [`tls`]: the provider of cryptography that all connections use.

@@ -1,8 +1,11 @@
-//! The one provider of cryptography for TLS in this process: ring.
+//! Who provides TLS to the HTTP clients of this process.
 
-/// Makes ring the provider of all HTTP clients of this process; to be called before one is made. That there is a provider
-/// already is fine: it is this one.
-pub fn use_ring() {
+/// Makes ring the provider, unless there is one. In a build with S3 every HTTP client asks for it, also one that speaks no
+/// TLS, and does not do without: call this before one is made.
+pub fn provide() {
     #[cfg(feature = "s3")]
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    {
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
 }

@@ -26,7 +26,7 @@ const LONG_SILENCE: Duration = Duration::from_secs(90);
 const LONG_BYTES: usize = 1 << 20;
 /// No request is tried again when this long has passed since it was made.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
-const MAX_RETRIES: usize = 20;
+const MAX_RETRIES: usize = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -147,7 +147,8 @@ struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        crate::tls::use_ring();
+        // Another part of this program may have installed it already.
+        crate::tls::provide();
         let client = |silence| {
             let builder = reqwest::Client::builder()
                 .user_agent(concat!("workrs/", env!("CARGO_PKG_VERSION")))
@@ -182,7 +183,7 @@ impl HttpService for Client {
 
 /// Whether a server gave no answer.
 pub(super) fn is_unanswered(error: &object_store::Error) -> bool {
-    causes(error).any(<dyn std::error::Error>::is::<HttpError>)
+    causes(error).any(|cause| cause.is::<HttpError>())
 }
 
 /// What an answer of a server, or the lack of one, means; `None` if the error is of another kind.
@@ -191,26 +192,20 @@ pub(super) fn is_unanswered(error: &object_store::Error) -> bool {
 /// S3 store says so of the object: it may be the bucket that is absent, or the store.
 pub(super) fn diagnose(name: &str, error: &object_store::Error) -> Option<BlobError> {
     let text = error.to_string();
-    let (head, answer) = match text.split_once("Server returned non-2xx status code: ") {
-        Some((head, answer)) => (head, Some(answer)),
-        None => (text.as_str(), None),
-    };
-    let request = head.rsplit_once("Error performing ").and_then(|(_, rest)| rest.split_once(" in "));
-    let request = request.map_or("the request", |(request, _)| request);
+    let request = between(&text, "Error performing ", " in ").unwrap_or("the request");
     if is_unanswered(error) {
         let cause = causes(error).last().map(ToString::to_string).unwrap_or_default();
         let hint = "see that the server runs and that its endpoint is right";
         return Some(BlobError::Unavailable(format!("no answer to {request}: {cause}; {hint}")));
     }
-    let answer = answer?;
+    let (_, answer) = text.split_once("Server returned non-2xx status code: ")?;
     let (status, body) = answer.split_once(": ").unwrap_or((answer, ""));
     let code = between(body, "<Code>", "</Code>").unwrap_or_default();
     let message = between(body, "<Message>", "</Message>").unwrap_or_else(|| first_line(body));
     if status.starts_with("404") && code == "NoSuchKey" {
         return Some(BlobError::Missing(name.to_owned()));
     }
-    let words: Vec<_> = [status, code, message].into_iter().filter(|word| !word.is_empty()).collect();
-    let told = format!("{request} was answered by {}", words.join(" ").replace("&apos;", "'").replace("&quot;", "\""));
+    let told = format!("{request} was answered by {}", [status, code, message].join(" ").trim_end());
     if is_full(status, code, message) {
         return Some(BlobError::Full(told));
     }
@@ -247,7 +242,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 fn first_line(body: &str) -> &str {
     const LONGEST: usize = 120;
     let line = body.lines().next().unwrap_or_default();
-    &line[..line.char_indices().nth(LONGEST).map_or(line.len(), |(end, _)| end)]
+    &line[..line.floor_char_boundary(LONGEST)]
 }
 
 #[cfg(test)]

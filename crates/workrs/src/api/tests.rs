@@ -12,7 +12,7 @@ use workrs_store::{
     faulty::{Fault, Faults, FaultyState},
     fresh,
     redb::RedbStore,
-    state::{Change, StateStore, Transaction},
+    state::{Change, Transaction},
 };
 
 use super::*;
@@ -94,7 +94,6 @@ impl TestNode {
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        workrs_store::tls::use_ring();
         let request = reqwest::Client::builder().no_proxy().build().unwrap().get(format!("{}{path}", self.url));
         let answer = request.bearer_auth(TOKEN).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response};
+use workrs_store::tls;
 
 use super::ClientError;
 use crate::api::Problem;
@@ -52,7 +53,7 @@ pub(super) struct Endpoints {
 impl Endpoints {
     pub(super) fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
         let servers: Arc<[String]> = servers.iter().map(|server| base(server)).collect();
-        workrs_store::tls::use_ring();
+        tls::provide();
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)

@@ -10,7 +10,7 @@ use workrs_core::{
     job::Holder,
     keys,
 };
-use workrs_store::{records::Records, state::StateError};
+use workrs_store::{records::Records, state::StateError, tls};
 
 use super::{LogEvent, live::LiveEvents};
 use crate::node::NodeInfo;
@@ -39,7 +39,7 @@ pub struct Peers {
 impl Peers {
     /// The nodes other than the process `own`; `token` is what they want to see.
     pub fn new(own: Incarnation, token: Option<String>) -> Result<Self, reqwest::Error> {
-        workrs_store::tls::use_ring();
+        tls::provide();
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)

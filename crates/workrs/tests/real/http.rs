@@ -48,7 +48,10 @@ pub struct Request(reqwest::RequestBuilder);
 impl Request {
     pub fn new(method: Method, url: &str) -> Self {
         static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
-        let client = CLIENT.get_or_init(|| reqwest::Client::builder().no_proxy().build().unwrap());
+        let client = CLIENT.get_or_init(|| {
+            workrs_store::tls::provide();
+            reqwest::Client::builder().no_proxy().build().unwrap()
+        });
         Self(client.request(method, url))
     }
 
