@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 """Shows that a job outlives its node: a node runs a job, is killed with SIGKILL, comes back, and the job goes on.
 
 usage: scripts/demo.py WORKRS      (the path of the built program; `make demo` gives it)
@@ -7,67 +7,22 @@ Everything happens in a temporary folder and on a free port of loopback. Exits w
 a checkpoint and its result and log are, byte for byte, those of a run that nobody disturbed. Cleans up in any case.
 """
 
-import contextlib
 import json
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-JOB = Path(__file__).resolve().parent.parent / "examples" / "primes.py"
-# The temporary folder should lie on the file system of /usr, so that the node can freeze its /usr by hard links.
-PARENT = "/var/tmp"
-NODE_OPTIONS = ["--name", "demo", "--disk-pool", "1G"]
+from common import (
+    DEADLINE_SECONDS, JOB, Failed, check_host, choose_limit, clean_environment, name_of, patiently, perform, size,
+    tell_end_of, temporary_folder,
+)  # fmt: skip
+
+POOL = "1G"
+NODE_OPTIONS = ["--name", "demo", "--disk-pool", POOL]
 JOB_OPTIONS = ["--disk", "256M", "--checkpoint", "every=2s"]
 JOB_SECONDS = 20
 CHECKPOINTS_BEFORE_THE_KILL = 3
-# Far more than anything here takes on a slow and busy machine.
-DEADLINE_SECONDS = 300
-
-
-def name_of(checkpoint):
-    return f"{checkpoint['epoch']}-{checkpoint['seq']}"
-
-
-class DemoFailed(Exception):
-    """What went wrong, for the user."""
-
-
-class Screen:
-    """Prints the story, in colours where they are wanted."""
-
-    def __init__(self):
-        wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
-        self.coloured = wanted or bool(os.environ.get("CLICOLOR_FORCE"))
-        self.began = time.monotonic()
-
-    def paint(self, colour, text):
-        codes = {"bold": 1, "dim": 2, "red": 31, "green": 32, "blue": 34, "cyan": 36}
-        return f"\x1b[{codes[colour]}m{text}\x1b[0m" if self.coloured else text
-
-    def title(self, text):
-        print(self.paint("bold", text), flush=True)
-
-    def chapter(self, text):
-        print(f"\n{self.paint('bold', text)}", flush=True)
-
-    def command(self, text):
-        print(f"  {self.paint('blue', '$')} {self.paint('bold', text)}", flush=True)
-
-    def note(self, text, colour=None):
-        print(f"  {self.paint(colour, text) if colour else text}", flush=True)
-
-    def event(self, text, colour=None):
-        seconds = self.paint("dim", f"{time.monotonic() - self.began:6.1f} s ")
-        print(f"{seconds} {self.paint(colour, text) if colour else text}", flush=True)
-
-    def fact(self, name, text, colour=None):
-        print(f"  {name:18}{self.paint(colour, text) if colour else text}", flush=True)
 
 
 class Node:
@@ -93,7 +48,7 @@ class Node:
                 screen.note(found[0])
                 return
             if self.process.poll() is not None:
-                raise DemoFailed("the node did not come up")
+                raise Failed("the node did not come up")
 
     def kill(self):
         self.process.kill()
@@ -115,7 +70,7 @@ class Node:
             command, stdin=subprocess.DEVNULL, capture_output=True, env=self.environment(), check=False
         )
         if done.returncode != 0:
-            raise DemoFailed(f"workrs {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
+            raise Failed(f"workrs {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
 
     def environment(self):
@@ -141,7 +96,7 @@ class Follower:
                 return
             self.show()
             if self.process.poll() is not None:
-                raise DemoFailed("the job was not accepted")
+                raise Failed("the job was not accepted")
 
     def show(self):
         """Shows the whole lines that are new: the job's, and in colour what Workrs says about it."""
@@ -165,46 +120,6 @@ class Follower:
         return b"".join(line for line in lines if not line.startswith(b"[workrs]"))[:length].count(b"\n")
 
 
-def clean_environment():
-    """The environment without the user's own settings of Workrs, which are about another node."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("WORKRS_")}
-
-
-def patiently(what):
-    """Comes back every now and then until the caller has what it waits for; not for ever."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(0.1)
-    raise DemoFailed(f"waited {DEADLINE_SECONDS} s for {what}")
-
-
-def size(count):
-    """Bytes for people."""
-    return f"{count / (1 << 20):.1f} MiB"
-
-
-def choose_limit(folder):
-    """A limit with which the job takes about JOB_SECONDS on this machine, more if others keep it busy."""
-    probe, times = 10_000_000, []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, JOB, str(probe)], cwd=folder, stdout=subprocess.DEVNULL, check=True)
-        times.append(time.monotonic() - began)
-    millions = probe / 1e6 * JOB_SECONDS / min(times)
-    return max(10, round(millions / 10) * 10) * 1_000_000
-
-
-def check_host(program, data):
-    """Refuses a host that cannot run and checkpoint jobs, with the reasons that `workrs doctor` gives."""
-    pool = NODE_OPTIONS[NODE_OPTIONS.index("--disk-pool") + 1]
-    command = [program, "doctor", "--data-dir", str(data), "--disk-pool", pool]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), check=False)
-    if done.returncode != 0:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise DemoFailed("this machine cannot run and checkpoint jobs; `workrs doctor` says above what is missing")
-
-
 def until_killing_time(node, follower, screen):
     """Follows the job until it has checkpoints and, after the newest, has finished at least one more step."""
     for _ in patiently("the job's checkpoints"):
@@ -214,11 +129,11 @@ def until_killing_time(node, follower, screen):
             stood, stored = checkpoint["standstill_ms"], size(checkpoint["uploaded_bytes"])
             screen.event(f"checkpoint {name}: the job stood still for {stood} ms, {stored} stored", "green")
         if job["state"] == "finished":
-            raise DemoFailed(f"the job ended before its node could be killed: it {job['outcome_text']}")
+            raise Failed(f"the job ended before its node could be killed: it {job['outcome_text']}")
         if len(job["attempts"]) > 1:
-            raise DemoFailed(f"the node gave the job back: {'; '.join(job['attempts'][0]['notes'])}")
+            raise Failed(f"the node gave the job back: {'; '.join(job['attempts'][0]['notes'])}")
         if job["resumable"].get("yes") is False:
-            raise DemoFailed(f"the job cannot be checkpointed: {job['resumable'].get('reason')}")
+            raise Failed(f"the job cannot be checkpointed: {job['resumable'].get('reason')}")
         if len(follower.checkpoints) >= CHECKPOINTS_BEFORE_THE_KILL:
             newest = job["checkpoints"][-1]
             if follower.steps() > follower.steps(newest["log_bytes"]):
@@ -232,7 +147,7 @@ def until_finished(follower):
         if ended == 0:
             return
         if ended is not None:
-            raise DemoFailed(f"workrs run exited with {ended}")
+            raise Failed(f"workrs run exited with {ended}")
 
 
 def check(node, follower, folder):
@@ -240,27 +155,27 @@ def check(node, follower, folder):
     job, _ = follower.look(node)
     first, *more = job["attempts"]
     if len(more) != 1 or first["start"] != "clean":
-        raise DemoFailed(f"the job was started {len(job['attempts'])} times, expected 2")
+        raise Failed(f"the job was started {len(job['attempts'])} times, expected 2")
     if more[0]["start"] == "clean":
-        raise DemoFailed("the job began anew: " + "; ".join(more[0]["notes"]))
+        raise Failed("the job began anew: " + "; ".join(more[0]["notes"]))
     used = follower.checkpoints.get(more[0]["start"])
     if used is None:
-        raise DemoFailed(f"the job was resumed from checkpoint {more[0]['start']}, which nobody saw")
+        raise Failed(f"the job was resumed from checkpoint {more[0]['start']}, which nobody saw")
     expected = folder / "reference"
     if node.ask("logs", follower.job) != (expected / "log").read_bytes():
-        raise DemoFailed("the job's log differs from that of the undisturbed run")
+        raise Failed("the job's log differs from that of the undisturbed run")
     if (folder / "result" / "primes.txt").read_bytes() != (expected / "primes.txt").read_bytes():
-        raise DemoFailed("the job's result differs from that of the undisturbed run")
+        raise Failed("the job's result differs from that of the undisturbed run")
     resumed_at = follower.steps(used["log_bytes"])
     if resumed_at == 0:
-        raise DemoFailed("the job was resumed before its first step was done")
+        raise Failed("the job was resumed before its first step was done")
     return job, used, resumed_at
 
 
 def demo(program, screen, folder, cleanup):
     screen.title("Workrs: a job outlives its node")
-    check_host(program, folder / "node")
-    limit = choose_limit(folder)
+    check_host(program, folder / "node", POOL)
+    limit = choose_limit(folder, JOB_SECONDS)
     (folder / "reference").mkdir()
     with (folder / "reference" / "log").open("wb") as log:
         reference = subprocess.Popen(
@@ -294,7 +209,7 @@ def demo(program, screen, folder, cleanup):
     if reference.poll() is None:
         screen.event("waiting for an undisturbed run of the same program, which began together with the job", "dim")
     if reference.wait(timeout=DEADLINE_SECONDS) != 0:
-        raise DemoFailed("the undisturbed run failed")
+        raise Failed("the undisturbed run failed")
 
     job, used, resumed_at = check(node, follower, folder)
     away = (job["attempts"][1]["started_at"] - job["attempts"][0]["ended_at"]) / 1000
@@ -312,46 +227,23 @@ def demo(program, screen, folder, cleanup):
     screen.fact("compared with", equal, "green")
 
 
-def become_root(arguments):
-    """A node needs root for namespaces, mounts and CRIU."""
-    if shutil.which("sudo") is None:
-        raise DemoFailed("a node needs root, and there is no sudo; run `make demo` as root")
-    print("The node of this demo needs root (for namespaces, mounts and CRIU): going on by sudo.", flush=True)
-    kept = [f"{name}={os.environ[name]}" for name in ("NO_COLOR", "CLICOLOR_FORCE", "TERM") if name in os.environ]
-    os.execvp("sudo", ["sudo", "env", *kept, sys.executable, str(Path(__file__).resolve()), *arguments])
-
-
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__.split("\n\n")[1])
-    program = shutil.which(sys.argv[1])
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, lambda number, _: sys.exit(128 + number))
-    screen = Screen()
-    try:
-        if program is None:
-            raise DemoFailed(f"{sys.argv[1]} is not a program; run `make build`")
-        program = str(Path(program).resolve())
-        if os.geteuid() != 0:
-            become_root([program])
-        with contextlib.ExitStack() as cleanup:
-            folder = Path(tempfile.mkdtemp(prefix="workrs-demo-", dir=PARENT))
-            folder.chmod(0o711)  # jobs, which run under ids of their own, must be able to pass
-            cleanup.callback(shutil.rmtree, folder)
-            try:
-                demo(program, screen, folder, cleanup)
-            except (DemoFailed, OSError, subprocess.SubprocessError):
-                log = folder / "node.log"
-                if log.exists():
-                    print("\nthe end of the node's log:", *log.read_text(errors="replace").splitlines()[-30:],
-                          sep="\n  ", file=sys.stderr)  # fmt: skip
-                raise
+    began = time.monotonic()
+
+    def act(program, screen, cleanup):
+        folder = temporary_folder("workrs-demo-", cleanup)
+        try:
+            demo(program, screen, folder, cleanup)
+        except (Failed, OSError, subprocess.SubprocessError):
+            tell_end_of(folder / "node.log")
+            raise
+        cleanup.close()
         screen.note("")
-        screen.note(f"The demo took {time.monotonic() - screen.began:.0f} s; nothing of it is left behind.", "dim")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (DemoFailed, OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"demo failed: {error}")
+        screen.note(f"The demo took {time.monotonic() - began:.0f} s; nothing of it is left behind.", "dim")
+
+    perform("demo", sys.argv[1], act)
 
 
 if __name__ == "__main__":
