@@ -11,7 +11,6 @@
 //! - [`tls`]: who provides TLS to HTTP clients.
 //! - [`values`]: small values beside the records, changed by a function of what stood there.
 //! - [`blobs`]: inputs, outputs, logs and checkpoints in any object store, opened from a URL.
-//! - [`tls`]: the provider of cryptography that all connections use.
 //! - [`checkpoints`]: stores what an engine captured, and brings it back, every byte verified.
 
 pub mod blobs;

@@ -334,3 +334,43 @@ async fn lists_are_paged_in_the_order_of_ids() {
     assert_eq!(list(Some(&ids[1]), 2).await, (ids[2..].to_vec(), false));
     assert_eq!(list(Some(&ids[2]), 2).await, (Vec::new(), false));
 }
+
+#[tokio::test]
+async fn who_reads_an_archived_record_does_not_notice() {
+    for fault in [None, Some(Fault::Refuse), Some(Fault::LoseAnswer), Some(Fault::CrashBefore)] {
+        let store = store_with_node().await;
+        let blobs = Blobs::open("memory:").unwrap();
+        let records = Records::new(Arc::clone(&store)).with_archive(blobs.clone());
+        for step in [Step::Submit, Step::Claim, Step::Finish] {
+            step.run(&records).await.unwrap();
+        }
+        let before = records.get(&id()).await.unwrap().unwrap();
+        let in_store = async || store.get(&keys::job(&id())).await.unwrap().unwrap().value.len();
+        let full = in_store().await;
+        assert_eq!(records.apply(&id(), &JobEvent::Cleaned, &[], &fresh::operation()).await.unwrap().id, id());
+        // The second operation is the write.
+        let faults = fault.map_or_else(Faults::none, |fault| Faults::at(2, fault));
+        let faulty =
+            Records::new(Arc::new(FaultyState::new(Arc::clone(&store), faults.clone()))).with_archive(blobs.clone());
+        let (job, operation) = (id(), fresh::operation());
+        tokio::select! {
+            result = faulty.archive(&job, &operation) => assert_eq!(result.is_ok(), fault != Some(Fault::Refuse)),
+            () = faults.crashed() => {}
+        }
+        // Once more, and once more for nothing.
+        for _ in 0..2 {
+            records.archive(&id(), &fresh::operation()).await.unwrap();
+        }
+        assert!(in_store().await < full / 2, "{} of {full} bytes", in_store().await);
+        let after = records.get(&id()).await.unwrap().unwrap();
+        assert_eq!(after, JobRecord { cleaned: true, ..before });
+        assert_eq!(records.list(None, 10).await.unwrap().0, std::slice::from_ref(&after));
+        assert!(matches!(records.submit(record("a", "me"), &fresh::operation()).await, Ok(Submitted::Existing(_))));
+        assert_eq!(records.submit(record("b", "me"), &fresh::operation()).await, Err(RecordError::IdTaken));
+        let cancel = JobEvent::CancelRequested { at: AT };
+        assert!(records.apply(&id(), &cancel, &[], &fresh::operation()).await.is_err());
+        records.delete(&id()).await.unwrap();
+        let left = store.list("", None, 10).await.unwrap().entries;
+        assert_eq!(left.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), [NODE_KEY]);
+    }
+}
