@@ -239,7 +239,8 @@ impl Records {
     pub async fn list(&self, after: Option<&JobId>, limit: usize) -> Result<(Vec<JobRecord>, bool), RecordError> {
         let after = after.map(keys::job);
         let page = self.store.list(keys::JOBS, after.as_deref(), limit).await?;
-        let records = stream::iter(&page.entries).map(|entry| async { Ok(self.decode(entry).await?.into_record()) });
+        let records = stream::iter(page.entries);
+        let records = records.map(|entry| async move { Ok(self.decode(&entry).await?.into_record()) });
         let records: Result<Vec<_>, RecordError> = records.buffered(READS_AT_ONCE).try_collect().await;
         Ok((records?, page.more))
     }
