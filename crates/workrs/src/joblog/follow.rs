@@ -224,7 +224,9 @@ impl Follower {
         let sources = &self.sources;
         let source = match sources.live.get(&self.job).filter(|log| log.epoch == holder.epoch) {
             Some(log) => Some(Source::Here(log)),
-            None => sources.peers.log_of(&sources.records, &self.job, holder).await?.map(|log| Source::There(Box::new(log))),
+            None => {
+                sources.peers.log_of(&sources.records, &self.job, holder).await?.map(|log| Source::There(Box::new(log)))
+            }
         };
         self.live = source.map(|source| (holder.epoch, source.events(self.at, follow)));
         Ok(())
