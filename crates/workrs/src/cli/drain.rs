@@ -26,7 +26,7 @@ pub async fn drain(args: DrainArgs) -> anyhow::Result<u8> {
             print::count(view.jobs.len() as u64, "job")
         );
     }
-    let mut seen = BTreeSet::from_iter(view.jobs.drain(..));
+    let mut seen: BTreeSet<_> = view.jobs.drain(..).collect();
     let left = until_empty(&client, &args.node, &mut seen).await?;
     view.live = left;
     let mut moved = Vec::new();

@@ -169,15 +169,11 @@ pub(super) async fn begun(server: &str, sent: Result<Response, reqwest::Error>) 
         return Ok(response);
     }
     let body = response.bytes().await.map_err(|error| silent(server, root_cause(&error)))?;
-    match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => Err(ClientError::Refused(Box::new(problem))),
-        Err(_) => {
-            let reason = format!("status {} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
-                .trim()
-                .to_owned();
-            Err(ClientError::Foreign { server: server.to_owned(), reason })
-        }
+    if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
+        return Err(ClientError::Refused(Box::new(problem)));
     }
+    let reason = format!("status {} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    Err(ClientError::Foreign { server: server.to_owned(), reason: reason.trim().to_owned() })
 }
 
 /// A server that gave no answer.

@@ -224,7 +224,9 @@ impl Follower {
         let sources = &self.sources;
         let source = match sources.live.get(&self.job).filter(|log| log.epoch == holder.epoch) {
             Some(log) => Some(Source::Here(log)),
-            None => sources.peers.log_of(&sources.records, &self.job, holder).await?.map(Source::There),
+            None => {
+                sources.peers.log_of(&sources.records, &self.job, holder).await?.map(|log| Source::There(Box::new(log)))
+            }
         };
         self.live = source.map(|source| (holder.epoch, source.events(self.at, follow)));
         Ok(())
@@ -259,12 +261,11 @@ impl Follower {
                     Some(WatchEvent::Put(_) | WatchEvent::Deleted { .. }) => return Ok(true),
                     Some(WatchEvent::Compacted) | None => return Ok(false),
                 },
-                event = printed => match event {
-                    Some(event) => self.pass_on(event).await?,
-                    None => {
-                        self.live = None;
-                        look_at = Instant::now() + LOOK_EVERY;
-                    }
+                event = printed => if let Some(event) = event {
+                    self.pass_on(event).await?;
+                } else {
+                    self.live = None;
+                    look_at = Instant::now() + LOOK_EVERY;
                 },
                 () = tokio::time::sleep_until(look_at) => return Ok(true),
             }

@@ -20,7 +20,7 @@ pub(super) enum Source {
     /// It runs on this node.
     Here(LiveLog),
     /// Another node runs it.
-    There(RemoteLog),
+    There(Box<RemoteLog>),
 }
 
 impl Source {

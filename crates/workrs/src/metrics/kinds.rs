@@ -15,8 +15,6 @@ type Labels = &'static [&'static str];
 
 /// Something that is shown.
 pub(super) trait Metric: Sync {
-    /// What Prometheus calls it.
-    fn name(&self) -> &'static str;
     /// Adds it to `text`.
     fn render(&self, text: &mut String);
 }
@@ -83,10 +81,6 @@ impl Counter {
 }
 
 impl Metric for Counter {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
     fn render(&self, text: &mut String) {
         if self.0.labels.is_empty() {
             // What never happened is a figure, too.
@@ -128,10 +122,6 @@ impl Gauge {
 }
 
 impl Metric for Gauge {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
     fn render(&self, text: &mut String) {
         let name = self.0.name;
         self.0.render("gauge", text, |text, labels, value| {
@@ -176,10 +166,6 @@ impl Histogram {
 }
 
 impl Metric for Histogram {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
     fn render(&self, text: &mut String) {
         let name = self.0.name;
         self.0.render("histogram", text, |text, labels, observed| {

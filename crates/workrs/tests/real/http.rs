@@ -49,7 +49,7 @@ impl Request {
     pub fn new(method: Method, url: &str) -> Self {
         static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
         let client = CLIENT.get_or_init(|| {
-            workrs_store::tls::provide();
+            workrs_store::tls::use_ring();
             reqwest::Client::builder().no_proxy().build().unwrap()
         });
         Self(client.request(method, url))
