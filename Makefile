@@ -55,7 +55,7 @@ cluster: setup-cluster build ## Run a group on this machine: three etcd members,
 
 .PHONY: cluster-demo
 cluster-demo: setup-cluster build ## Watch jobs outlive nodes, etcd members and S3 of such a group (root or sudo)
-	@scripts/cluster.py --demo $(TARGET_DIR)/debug/workrs
+	@scripts/cluster_demo.py $(TARGET_DIR)/debug/workrs
 
 .PHONY: test
 test: setup-cluster lint ## Run all tests, the real ones with runc, CRIU, etcd and S3, too (root or sudo)
