@@ -13,11 +13,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use workrs_core::{
     id::{JobId, OperationId},
-    job::{IllegalEvent, JobEvent, JobRecord},
+    job::{IllegalEvent, JobEvent, JobRecord, decide::Decision},
     keys,
 };
 
 use self::settle::{Effect, Pause, Settled};
+pub use self::settle::{Verdict, judge};
 use crate::{
     envelope::{Envelope, InvalidEnvelope},
     state::{Change, Condition, Revision, StateError, StateStore, Transaction, Watch},
@@ -191,6 +192,17 @@ impl Records {
                 Settled::Lost => self.check_guards(&guards).await?,
             }
         }
+    }
+
+    /// Applies what was decided, under its guards; see [`Records::apply`].
+    pub async fn carry_out(
+        &self,
+        id: &JobId,
+        decision: &Decision,
+        operation: &OperationId,
+    ) -> Result<JobRecord, RecordError> {
+        let guards: Vec<Condition> = decision.guards.iter().map(Condition::from).collect();
+        self.apply(id, &decision.event, &guards, operation).await
     }
 
     /// Deletes the record of a finished job with its index keys. Its blobs are the caller's to delete.
