@@ -194,17 +194,6 @@ impl Records {
         }
     }
 
-    /// Applies what was decided, under its guards; see [`Records::apply`].
-    pub async fn carry_out(
-        &self,
-        id: &JobId,
-        decision: &Decision,
-        operation: &OperationId,
-    ) -> Result<JobRecord, RecordError> {
-        let guards: Vec<Condition> = decision.guards.iter().map(Condition::from).collect();
-        self.apply(id, &decision.event, &guards, operation).await
-    }
-
     /// Deletes the record of a finished job with its index keys. Its blobs are the caller's to delete.
     pub async fn delete(&self, id: &JobId) -> Result<(), RecordError> {
         let key = keys::job(id);
@@ -252,6 +241,12 @@ impl Records {
         }
         Ok(())
     }
+}
+
+/// A decision as [`Records::decide`] takes it.
+pub fn guarded(decision: Decision) -> (JobEvent, Vec<Condition>) {
+    let guards = decision.guards.iter().map(Condition::from).collect();
+    (decision.event, guards)
 }
 
 fn decode(key: &str, value: &[u8]) -> Result<Envelope<JobRecord>, RecordError> {
