@@ -23,7 +23,7 @@ use crate::job::{TestJob, node_config, on_paused_clock};
 
 const NAMES: [&str; 2] = ["first", "second"];
 /// Virtual time after which a job that is not done is stuck.
-const STUCK: Duration = Duration::from_secs(60 * 60);
+const STUCK: Duration = Duration::from_secs(10 * 60);
 /// The first node has this long to claim the job before the second one is started.
 const HEAD_START: Duration = Duration::from_secs(3);
 /// In the middle of the job, which takes 6 s.

@@ -144,6 +144,9 @@ fn a_job_that_is_killed_often_keeps_every_line_and_a_small_record() {
 /// Longer than the lease: whoever waits for it has been taken for dead meanwhile.
 const TOO_LONG: Duration = Duration::from_secs(8);
 
+/// Far more operations than any life takes.
+const BUSY: u64 = 5_000;
+
 /// Runs `story` in a group of two, then with every fault at every operation of one of them.
 fn every_fault_of_a_node(story: GroupStory) {
     let count = Group::run(story, Faults::none(), Death::ForGood);
@@ -161,7 +164,8 @@ fn every_fault_of_a_node(story: GroupStory) {
     for number in 1..=count {
         for (fault, death) in faults {
             println!("{story:?}: {fault:?} at store operation {number} of {count}, a death is {death:?}");
-            Group::run(story, Faults::at(number, fault), death);
+            let faults = Faults::plan([(number, fault), (BUSY, Fault::CrashBefore)]);
+            assert!(Group::run(story, faults, death) < BUSY, "the node asks the store without a pause");
         }
     }
 }
@@ -189,9 +193,4 @@ fn a_group_finishes_a_job_whatever_befalls_a_node_that_stops() {
 #[test]
 fn a_group_finishes_a_job_whatever_befalls_a_node_that_drains() {
     every_fault_of_a_node(GroupStory::Drained);
-}
-#[test]
-fn zz_one() {
-    tracing_subscriber::fmt().with_env_filter("info,workrs=debug").with_writer(std::io::stderr).init();
-    Group::run(GroupStory::Killed, Faults::at(21, Fault::Delay(TOO_LONG)), Death::ForGood);
 }
