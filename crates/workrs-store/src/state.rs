@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use workrs_core::job::decide::Guard;
 
 /// The number of a committed transaction; 0 is before the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,12 @@ pub enum Condition {
     Present(String),
     /// What stands at the key was written by this transaction, also if it wrote the same bytes as stood there before.
     Unchanged(String, Revision),
+}
+
+impl From<&Guard> for Condition {
+    fn from(guard: &Guard) -> Self {
+        if guard.wants_key() { Self::Present(guard.key()) } else { Self::Absent(guard.key()) }
+    }
 }
 
 /// A change of one key.

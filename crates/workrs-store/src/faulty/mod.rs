@@ -4,6 +4,7 @@
 //! [`Faults::none`], take [`Faults::count`], then run again for each number and each [`Fault`].
 
 mod blobs;
+mod leases;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::{blobs::FaultyBlobs, state::FaultyState};
+pub use self::{blobs::FaultyBlobs, leases::TimedLeases, state::FaultyState};
 
 /// What goes wrong with one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub struct Faults {
     plan: Arc<BTreeMap<u64, Fault>>,
     count: Arc<AtomicU64>,
     crashed: watch::Sender<bool>,
+    cut_off: watch::Sender<bool>,
 }
 
 impl Faults {
@@ -60,7 +62,12 @@ impl Faults {
 
     /// Several operations go wrong.
     pub fn plan(plan: impl IntoIterator<Item = (u64, Fault)>) -> Self {
-        Self { plan: Arc::new(plan.into_iter().collect()), count: Arc::default(), crashed: watch::Sender::new(false) }
+        Self {
+            plan: Arc::new(plan.into_iter().collect()),
+            count: Arc::default(),
+            crashed: watch::Sender::new(false),
+            cut_off: watch::Sender::new(false),
+        }
     }
 
     /// Operations that were begun so far.
@@ -73,11 +80,22 @@ impl Faults {
         let _ = self.crashed.subscribe().wait_for(|crashed| *crashed).await;
     }
 
+    /// Cuts the process off, or (`false`) lets it back: meanwhile every operation is refused, whatever was planned for it,
+    /// and watches end.
+    pub fn cut_off(&self, is_cut_off: bool) {
+        self.cut_off.send_replace(is_cut_off);
+    }
+
+    /// Returns once the process is cut off.
+    async fn no_contact(&self) {
+        let _ = self.cut_off.subscribe().wait_for(|is_cut_off| *is_cut_off).await;
+    }
+
     /// Takes the next number, and what is to happen to that operation.
     async fn next(&self) -> Option<Fault> {
         self.stop_if_crashed().await;
         let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
-        self.plan.get(&number).copied()
+        if *self.cut_off.borrow() { Some(Fault::Refuse) } else { self.plan.get(&number).copied() }
     }
 
     /// Carries out one operation. `lost` is the error of an answer that was lost.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use super::{Fault, Faults};
 use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch};
@@ -52,7 +53,26 @@ impl StateStore for FaultyState {
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StateError> {
-        self.faults.run(self.inner.watch(prefix, from), refused, refused).await
+        let mut watch = self.faults.run(self.inner.watch(prefix, from), refused, refused).await?;
+        // Nothing comes through to a process that is cut off.
+        let (sender, receiver) = mpsc::channel(watch.max_capacity());
+        let faults = self.faults.clone();
+        tokio::spawn(async move {
+            let forward = async {
+                while let Some(event) = watch.recv().await {
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = faults.no_contact() => {}
+                () = sender.closed() => {}
+                () = forward => {}
+            }
+        });
+        Ok(receiver)
     }
 
     async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, StateError> {

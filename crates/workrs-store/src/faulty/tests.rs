@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     redb::RedbStore,
-    state::{Change, StateError, StateStore, Transaction},
+    state::{Change, Revision, StateError, StateStore, Transaction, WatchEvent},
 };
 
 const PAUSE: Duration = Duration::from_secs(5);
@@ -72,4 +72,40 @@ async fn a_crash_stops_what_was_under_way_elsewhere() {
         _ = put(&other) => panic!("the second outlived the crash"),
         () = async { faults.crashed().await; tokio::time::sleep(PAUSE * 3).await } => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_when_it_was_not_renewed_for_its_time() {
+    let store = TimedLeases::new(Arc::new(RedbStore::in_memory()));
+    let lease = store.grant_lease(PAUSE).await.unwrap();
+    let changes = vec![Change::Put("k".into(), "v".into(), Some(lease))];
+    store.commit(Transaction { conditions: Vec::new(), changes }).await.unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(PAUSE * 4 / 5).await;
+        store.renew_lease(lease).await.unwrap();
+        assert!(is_there(&store).await);
+    }
+    tokio::time::sleep(PAUSE * 4 / 5).await;
+    assert!(is_there(&store).await);
+    tokio::time::sleep(PAUSE * 2 / 5).await;
+    assert!(!is_there(&store).await);
+    assert_eq!(store.renew_lease(lease).await, Err(StateError::LeaseEnded));
+    let revoked = store.grant_lease(PAUSE).await.unwrap();
+    store.revoke_lease(revoked).await.unwrap();
+    assert_eq!(store.renew_lease(revoked).await, Err(StateError::LeaseEnded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_cut_off_hears_nothing_until_it_is_back() {
+    let inner: Arc<dyn StateStore> = Arc::new(RedbStore::in_memory());
+    let faults = Faults::none();
+    let store = FaultyState::new(Arc::clone(&inner), faults.clone());
+    let mut watch = store.watch("k", Revision(0)).await.unwrap();
+    put(&store).await.unwrap();
+    assert!(matches!(watch.recv().await, Some(WatchEvent::Put(_))));
+    faults.cut_off(true);
+    assert_eq!(put(&store).await.map_err(without_text), Err(StateError::Unavailable(String::new())));
+    assert_eq!(watch.recv().await, None);
+    faults.cut_off(false);
+    put(&store).await.unwrap();
 }

@@ -17,10 +17,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use workrs_core::{
     id::{JobId, OperationId},
-    job::{IllegalEvent, JobEvent, JobRecord},
+    job::{IllegalEvent, JobEvent, JobRecord, decide::Decision},
     keys,
 };
 
+pub use self::settle::{Verdict, judge};
 use self::{
     archive::Body,
     settle::{Effect, Pause, Settled},
@@ -280,6 +281,12 @@ impl Records {
         }
         Ok(())
     }
+}
+
+/// A decision as [`Records::decide`] takes it.
+pub fn guarded(decision: Decision) -> (JobEvent, Vec<Condition>) {
+    let guards = decision.guards.iter().map(Condition::from).collect();
+    (decision.event, guards)
 }
 
 /// What has to change for the index keys `before` to become those `after`.

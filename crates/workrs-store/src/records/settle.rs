@@ -3,7 +3,10 @@
 //! The rule for a lost answer: re-read. Own operation among the last that wrote the value: applied. Value still the
 //! one that the condition names: send the same bytes again under the same condition, until an answer is definite.
 //! Moved on with neither: lost, which is like a conflict. An earlier send cannot be applied later on: its condition
-//! names a revision that is past.
+//! names a revision that is past. Only where another condition of the change failed is the record unchanged after a
+//! definite refusal: an earlier send can then be applied once that condition holds again. The caller hears
+//! [`RecordError::GuardFailed`]; a claim that comes true in this way is given back when its node compares records with
+//! what it runs.
 
 use std::time::Duration;
 
@@ -23,6 +26,29 @@ pub(super) enum Settled {
     Found(Box<Option<Stored>>),
     /// A condition did not hold, or somebody else was first.
     Lost,
+}
+
+/// What a re-read tells of a commit whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was applied.
+    Applied,
+    /// It was not applied, but may yet be: the same bytes are to be sent again.
+    Open,
+    /// It was not applied and never will be.
+    Lost,
+}
+
+/// Judges a commit under the condition that the record is at `expected`, from where the record stands now and whether it
+/// shows the commit's effect. `None` means that there is no record.
+pub fn judge(expected: Option<Revision>, now: Option<Revision>, has_effect: bool) -> Verdict {
+    match (now == expected, has_effect) {
+        // A record that is unchanged was not written by this commit, even if it names the operation: the caller used
+        // it before.
+        (true, _) => Verdict::Open,
+        (false, true) => Verdict::Applied,
+        (false, false) => Verdict::Lost,
+    }
 }
 
 /// A pause that doubles.
@@ -70,31 +96,32 @@ impl Records {
                 Err(StateError::Damaged(text)) => return Err(RecordError::Damaged(text)),
                 Err(StateError::Conflict) => {
                     // Definite for this send; whether an earlier one was applied, the value tells.
-                    let (found, _) = self.look(key, expected, &effect, &mut pause).await?;
-                    return Ok(found.unwrap_or(Settled::Lost));
+                    return Ok(match self.look(key, expected, &effect, &mut pause).await? {
+                        (Verdict::Applied, stored) => Settled::Found(Box::new(stored)),
+                        (Verdict::Open | Verdict::Lost, _) => Settled::Lost,
+                    });
                 }
                 Err(StateError::Unknown(_)) => in_doubt = true,
                 Err(error) if !in_doubt => return Err(error.into()),
                 Err(_) => {}
             }
             pause.wait().await;
-            let (found, unchanged) = self.look(key, expected, &effect, &mut pause).await?;
-            match found {
-                Some(settled) => return Ok(settled),
-                None if unchanged => {}
-                None => return Ok(Settled::Lost),
+            match self.look(key, expected, &effect, &mut pause).await? {
+                (Verdict::Applied, stored) => return Ok(Settled::Found(Box::new(stored))),
+                (Verdict::Open, _) => {}
+                (Verdict::Lost, _) => return Ok(Settled::Lost),
             }
         }
     }
 
-    /// Looks for the effect of a commit until the store can be read; also tells whether the record is unchanged.
+    /// Looks for the effect of a commit until the store can be read.
     async fn look(
         &self,
         key: &str,
         expected: Option<Revision>,
         effect: &Effect<'_>,
         pause: &mut Pause,
-    ) -> Result<(Option<Settled>, bool), RecordError> {
+    ) -> Result<(Verdict, Option<Stored>), RecordError> {
         let stored = loop {
             match self.read(key).await {
                 Ok(stored) => break stored,
@@ -102,15 +129,11 @@ impl Records {
                 Err(error) => return Err(error),
             }
         };
-        let unchanged = stored.as_ref().map(|stored| stored.revision) == expected;
-        let applied = match (effect, &stored) {
+        let has_effect = match (effect, &stored) {
             (Effect::Written(operation), Some(stored)) => stored.envelope.written_by(operation),
             (Effect::Deleted, None) => true,
             _ => false,
         };
-        // A record that is unchanged was not written by this commit, even if it names the operation: the caller
-        // used it before.
-        let found = (applied && !unchanged).then(|| Settled::Found(Box::new(stored)));
-        Ok((found, unchanged))
+        Ok((judge(expected, stored.as_ref().map(|stored| stored.revision), has_effect), stored))
     }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod group;
+mod job;
 mod world;
 
 use std::time::Duration;
@@ -13,7 +15,10 @@ use workrs_core::job::Resumable;
 use workrs_engine::fake;
 use workrs_store::faulty::{Fault, Faults};
 
-use crate::world::{Story, World};
+use crate::{
+    group::{Death, Group, GroupStory},
+    world::{Story, World},
+};
 
 const STORE_FAULTS: [Fault; 5] = [
     Fault::Refuse,
@@ -134,4 +139,58 @@ fn a_job_that_is_killed_often_keeps_every_line_and_a_small_record() {
     let record = World::killed_often();
     assert_eq!(record.totals.losses, 20);
     assert!(record.log.len() <= workrs_core::job::MAX_LOG_RANGES + 1, "{:?}", record.log);
+}
+
+/// Longer than the lease: whoever waits for it has been taken for dead meanwhile.
+const TOO_LONG: Duration = Duration::from_secs(8);
+
+/// Far more operations than any life takes.
+const BUSY: u64 = 5_000;
+
+/// Runs `story` in a group of two, then with every fault at every operation of one of them.
+fn every_fault_of_a_node(story: GroupStory) {
+    let count = Group::run(story, Faults::none(), Death::ForGood);
+    assert!(count > 20, "only {count} operations: the story is not what it is meant to be");
+    let faults = [
+        (Fault::Refuse, Death::ForGood),
+        (Fault::LoseAnswer, Death::ForGood),
+        (Fault::LoseAnswerThenApply(Duration::from_millis(300)), Death::ForGood),
+        (Fault::LoseAnswerThenApply(TOO_LONG), Death::ForGood),
+        (Fault::Delay(TOO_LONG), Death::ForGood),
+        (Fault::CrashBefore, Death::ForGood),
+        (Fault::CrashAfter, Death::ForGood),
+        (Fault::CrashAfter, Death::For(Duration::from_secs(2))),
+    ];
+    for number in 1..=count {
+        for (fault, death) in faults {
+            println!("{story:?}: {fault:?} at store operation {number} of {count}, a death is {death:?}");
+            let faults = Faults::plan([(number, fault), (BUSY, Fault::CrashBefore)]);
+            assert!(Group::run(story, faults, death) < BUSY, "the node asks the store without a pause");
+        }
+    }
+}
+
+#[test]
+fn a_group_finishes_a_job_whatever_befalls_its_first_node() {
+    every_fault_of_a_node(GroupStory::Undisturbed);
+}
+
+#[test]
+fn a_group_finishes_a_job_whatever_befalls_the_node_that_takes_over() {
+    every_fault_of_a_node(GroupStory::Killed);
+}
+
+#[test]
+fn a_group_finishes_a_job_whatever_befalls_a_node_that_was_cut_off() {
+    every_fault_of_a_node(GroupStory::CutOff);
+}
+
+#[test]
+fn a_group_finishes_a_job_whatever_befalls_a_node_that_stops() {
+    every_fault_of_a_node(GroupStory::Stopped);
+}
+
+#[test]
+fn a_group_finishes_a_job_whatever_befalls_a_node_that_drains() {
+    every_fault_of_a_node(GroupStory::Drained);
 }

@@ -1,29 +1,24 @@
 //! A pretended machine with a real state file and blobs in memory, on which nodes live and die until a job is done.
 
-use std::{collections::BTreeMap, future::pending, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::pending, path::Path, sync::Arc, time::Duration};
 
-use object_store::memory::InMemory;
 use tempfile::TempDir;
-use workrs::{
-    joblog,
-    node::{self, CheckpointQuota, FileEntry, FileIndex, NodeConfig, NodeParts, Roles, RunningNode},
-};
+use workrs::node::{self, CheckpointQuota, NodeConfig, NodeParts, RunningNode};
 use workrs_core::{
-    id::{JobId, NodeId, Owner},
-    job::{BlobRef, JobEvent, JobRecord, JobState, Outcome, Standing, Start},
+    job::{JobEvent, JobRecord, JobState, Outcome},
     keys::BlobNames,
-    spec::{CheckpointPolicy, JobSpec},
 };
 use workrs_engine::fake::{self, FakeHost};
 use workrs_store::{
     blobs::Blobs,
-    checkpoints::Checkpoints,
     faulty::{Faults, FaultyBlobs, FaultyState},
     fresh,
     records::Records,
     redb::{OpenError, RedbStore},
     state::StateStore,
 };
+
+use crate::job::{TestJob, node_config, on_paused_clock};
 
 /// Virtual time after which a job that is not done is stuck.
 const STUCK: Duration = Duration::from_secs(2 * 60 * 60);
@@ -56,10 +51,7 @@ pub struct Count {
 pub struct World {
     folder: TempDir,
     host: FakeHost,
-    blobs: Arc<InMemory>,
-    job: JobId,
-    /// What the job prints: the numbers from 1 to this.
-    lines: usize,
+    job: TestJob,
     quota: CheckpointQuota,
     keep_finished: Option<Duration>,
 }
@@ -105,7 +97,7 @@ impl World {
             world.live_for(Duration::from_secs(5)).await;
             world.host.set_restores(restores);
             world.live(Story::Undisturbed, &Faults::none()).await;
-            world.check_result(&world.record().await).await;
+            world.job.check_result(&world.record().await).await;
             world.record().await
         })
     }
@@ -118,7 +110,7 @@ impl World {
                 world.live_for(Duration::from_millis(3_500)).await;
             }
             world.live(Story::Undisturbed, &Faults::none()).await;
-            world.check_result(&world.record().await).await;
+            world.job.check_result(&world.record().await).await;
             world.record().await
         })
     }
@@ -128,7 +120,7 @@ impl World {
         on_paused_clock(async move {
             let world = Self::new("fail-dump", 6).await;
             world.live(Story::Undisturbed, &Faults::none()).await;
-            world.check_result(&world.record().await).await;
+            world.job.check_result(&world.record().await).await;
             world.record().await
         })
     }
@@ -139,7 +131,7 @@ impl World {
             let mut world = Self::new("count", 20).await;
             world.quota = quota;
             world.live(Story::Undisturbed, &Faults::none()).await;
-            world.check_result(&world.record().await).await;
+            world.job.check_result(&world.record().await).await;
             world.record().await
         })
     }
@@ -154,9 +146,9 @@ impl World {
             // Records carry the wall clock, which does not jump with tokio's.
             std::thread::sleep(Duration::from_millis(30));
             tokio::time::sleep(Duration::from_secs(3_600)).await;
-            let record = life.records.get(&world.job).await.unwrap();
+            let record = life.records.get(&world.job.id).await.unwrap();
             life.node.stop(Duration::from_secs(1)).await;
-            let blobs = Blobs::new(world.blobs.clone()).list(&BlobNames(&world.job).prefix()).await.unwrap();
+            let blobs = world.job.blobs().list(&BlobNames(&world.job.id).prefix()).await.unwrap();
             (record.is_some(), blobs.len())
         })
     }
@@ -165,57 +157,20 @@ impl World {
         // Thousands of lives: a file system in memory spares their syncs, where there is one.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let host = FakeHost::new(folder.path());
-        let job = JobId::new("job").unwrap();
-        let (blobs, quota) = (Arc::new(InMemory::new()), CheckpointQuota::default());
-        let world = Self { host, blobs, job, folder, lines, quota, keep_finished: None };
-        let blobs = Blobs::new(world.blobs.clone());
-        let inputs = store_input(&blobs, &world.job).await;
-        let mut spec = JobSpec::new("test", vec![program.to_owned(), lines.to_string(), "1000".to_owned()]);
-        spec.checkpoint = CheckpointPolicy::Every(Duration::from_secs(2));
-        let record =
-            JobRecord::submitted(world.job.clone(), Owner::new("me").unwrap(), spec, Some(inputs), fresh::now());
-        let records = Records::new(Arc::new(world.open_state().await));
-        records.submit(record, &fresh::operation()).await.unwrap();
-        world
-    }
-
-    /// Opens the state as a new process would: the leases of former ones are gone.
-    async fn open_state(&self) -> RedbStore {
-        for _ in 0..10_000 {
-            match RedbStore::open(&self.folder.path().join("state.redb")).await {
-                Ok(store) => return store,
-                // The last task of the former life still holds it.
-                Err(OpenError::Locked) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        panic!("a task of a former life never ends");
+        let records = Records::new(Arc::new(open_state(folder.path()).await));
+        let job = TestJob::submit(program, lines, &records).await;
+        Self { host, job, folder, quota: CheckpointQuota::default(), keep_finished: None }
     }
 
     /// Starts a node through `faults`; `None` if a fault kept it from starting.
     async fn start(&self, faults: &Faults) -> Option<Life> {
-        let state: Arc<dyn StateStore> = Arc::new(self.open_state().await);
+        let state: Arc<dyn StateStore> = Arc::new(open_state(self.folder.path()).await);
         let records = Records::new(Arc::new(FaultyState::new(state.clone(), faults.clone())));
-        let blobs = Blobs::new(Arc::new(FaultyBlobs::new(self.blobs.clone(), faults.clone())));
+        let blobs = Blobs::new(Arc::new(FaultyBlobs::new(self.job.blobs.clone(), faults.clone())));
         let config = NodeConfig {
-            id: NodeId::new("node").unwrap(),
-            host: "host".to_owned(),
-            address: String::new(),
-            roles: Roles::default(),
-            cpu_features: Vec::new(),
-            stop_timeout: Duration::from_secs(80),
-            cpus_milli: 1_000,
-            memory_bytes: 1 << 30,
-            labels: BTreeMap::new(),
-            lease: Duration::from_secs(5),
-            log_limit_bytes: 1 << 20,
-            unfit_wait: Duration::from_secs(600),
-            work_dir: self.folder.path().join("work"),
-            memory_dir: None,
             checkpoint_quota: self.quota,
-            prior_mtbf: Duration::from_secs(3_600),
-            archive_after: Duration::from_secs(3_600),
             keep_finished: self.keep_finished,
+            ..node_config("node", self.folder.path().join("work"))
         };
         let parts = NodeParts { records, blobs, engine: Arc::new(self.host.engine()) };
         tokio::select! {
@@ -244,20 +199,7 @@ impl World {
         self.host.crash();
         life.node.crash().await;
         drop(life.records);
-        self.check_restorable().await;
-    }
-
-    /// Whatever happened, the record names only what can be brought back.
-    async fn check_restorable(&self) {
-        let record = self.record().await;
-        let checkpoints = Checkpoints::new(Blobs::new(self.blobs.clone()));
-        let folder = self.folder.path().join("fetched");
-        for checkpoint in record.checkpoints.iter().filter(|checkpoint| checkpoint.standing == Standing::Kept) {
-            let manifest = checkpoint.manifest.as_ref().expect("a kept checkpoint has a manifest");
-            let fetched = checkpoints.fetch(&self.job, checkpoint.id, manifest, &folder).await;
-            assert!(fetched.is_ok(), "checkpoint {} is kept, but {fetched:?}: {record:#?}", checkpoint.id);
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
+        self.job.check_restorable(&self.record().await, self.folder.path()).await;
     }
 
     /// A life, until the job is done, the node died of a fault, or it was stopped.
@@ -281,7 +223,7 @@ impl World {
             () = self.dies(faults) => "died",
             () = told => "stopped",
             () = self.done(&life.records) => "done",
-            () = tokio::time::sleep(STUCK) => panic!("the job is stuck: {:#?}", life.records.get(&self.job).await),
+            () = tokio::time::sleep(STUCK) => panic!("the job is stuck: {:#?}", life.records.get(&self.job.id).await),
         };
         if end == "died" {
             return self.kill(life).await;
@@ -300,13 +242,13 @@ impl World {
         }
         let event = JobEvent::CancelRequested { at: fresh::now() };
         // A job that has finished meanwhile stays as it is.
-        let _unless_finished = records.apply(&self.job, &event, &[], &fresh::operation()).await;
+        let _unless_finished = records.apply(&self.job.id, &event, &[], &fresh::operation()).await;
     }
 
     /// Returns when the job has finished and the node has let go of it.
     async fn done(&self, records: &Records) {
         loop {
-            let record = records.get(&self.job).await.unwrap().unwrap();
+            let record = records.get(&self.job.id).await.unwrap().unwrap();
             if record.is_finished() && self.host.containers().is_empty() {
                 return;
             }
@@ -315,7 +257,7 @@ impl World {
     }
 
     async fn record(&self) -> JobRecord {
-        Records::new(Arc::new(self.open_state().await)).get(&self.job).await.unwrap().unwrap()
+        Records::new(Arc::new(open_state(self.folder.path()).await)).get(&self.job.id).await.unwrap().unwrap()
     }
 
     async fn is_done(&self) -> bool {
@@ -324,16 +266,11 @@ impl World {
 
     async fn check(&self, story: Story) {
         let record = self.record().await;
-        for attempt in &record.attempts {
-            let older = record.checkpoints.iter().any(|checkpoint| checkpoint.id.epoch < attempt.epoch);
-            let silently =
-                attempt.start == Start::Clean && older && !attempt.notes.iter().any(|n| n.contains("is bad"));
-            assert!(!silently, "silently restarted from zero: {record:#?}");
-        }
+        TestJob::check_attempts(&record);
         let JobState::Finished { outcome, .. } = &record.state else { panic!("not finished: {record:#?}") };
         match (story, outcome) {
             (Story::Cancelled { .. }, Outcome::Cancelled) => {}
-            (_, Outcome::Succeeded) => self.check_result(&record).await,
+            (_, Outcome::Succeeded) => self.job.check_result(&record).await,
             (_, outcome) => panic!("ended as {outcome:?}: {record:#?}"),
         }
         // Another life, for as long as it takes to keep house once, must find nothing left to do.
@@ -341,48 +278,19 @@ impl World {
         tokio::time::sleep(Duration::from_secs(180)).await;
         life.node.stop(Duration::from_secs(1)).await;
         assert_eq!(self.host.containers(), [] as [String; 0], "containers are left");
-        let blobs = Blobs::new(self.blobs.clone());
-        let names = BlobNames(&self.job);
-        for prefix in [names.checkpoints(), names.all_inputs()] {
-            assert_eq!(blobs.list(&prefix).await.unwrap(), [], "blobs are left");
-        }
-    }
-
-    /// Every line once, in the log and in the output file.
-    async fn check_result(&self, record: &JobRecord) {
-        let expected = (1..=self.lines).map(|line| line.to_string()).collect::<Vec<_>>().join("\n") + "\n";
-        let blobs = Blobs::new(self.blobs.clone());
-        let mut log = Vec::new();
-        loop {
-            let bytes = joblog::read_stored(&blobs, record, log.len() as u64, u64::MAX).await.unwrap();
-            if bytes.is_empty() {
-                break;
-            }
-            log.extend(bytes);
-        }
-        assert_eq!(String::from_utf8(log).unwrap(), expected, "the log: {record:#?}");
-        let JobState::Finished { outputs: Some(index), .. } = &record.state else { panic!("no outputs: {record:#?}") };
-        let files = node::read_index(&blobs, index).await.unwrap().files;
-        let paths: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(paths, ["lines"], "the input is no output");
-        let name = format!("{}0", node::folder_of(&index.name));
-        let lines = blobs.get(&BlobRef { name, hash: files[0].hash, len: files[0].len }).await.unwrap();
-        assert_eq!(String::from_utf8(lines.to_vec()).unwrap(), expected, "the output: {record:#?}");
+        self.job.check_cleaned().await;
     }
 }
 
-async fn store_input(blobs: &Blobs, job: &JobId) -> BlobRef {
-    let folder = BlobNames(job).inputs(&fresh::operation());
-    let blob = blobs.put(&format!("{folder}0"), "input".into()).await.unwrap();
-    let path = PathBuf::from("folder/input.txt").display().to_string();
-    let file = FileEntry { path, len: blob.len, mode: 0o644, hash: blob.hash, offset: None };
-    let index = FileIndex { files: vec![file], ..FileIndex::default() };
-    let index = serde_json::to_vec(&index).unwrap();
-    blobs.put(&format!("{folder}{}", node::INDEX_NAME), index.into()).await.unwrap()
-}
-
-/// Everything runs on one thread and time passes only while nobody has anything to do.
-fn on_paused_clock<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(work)
+/// Opens the state as a new process would: the leases of former ones are gone.
+async fn open_state(folder: &Path) -> RedbStore {
+    for _ in 0..10_000 {
+        match RedbStore::open(&folder.join("state.redb")).await {
+            Ok(store) => return store,
+            // The last task of the former life still holds it.
+            Err(OpenError::Locked) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("a task of a former life never ends");
 }
