@@ -6,16 +6,20 @@
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use etcd_client::{Client, ConnectOptions, Error, GetOptions};
-use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::{
-    sync::{Mutex, OnceCell},
-    time::{Instant, timeout},
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
 };
+use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
     errors::Failure,
@@ -33,14 +37,17 @@ const TRIES: usize = 3;
 const NONE: usize = usize::MAX;
 
 pub(super) struct Members {
-    all: Vec<Member>,
+    all: Arc<[Member]>,
     /// Index of the one that is asked, or [`NONE`].
-    current: AtomicUsize,
-    /// When the last search began that found nobody, and why.
-    searched: Mutex<Option<(Instant, String)>>,
+    current: Arc<AtomicUsize>,
+    /// The search that is under way, or the last one.
+    search: Mutex<Option<Search>>,
     /// A key that the user may read, whether or not something stands there.
-    probe: String,
+    probe: Arc<str>,
 }
+
+/// A search for a member, which all who need one wait for: its index, or why there is none.
+type Search = Shared<BoxFuture<'static, Result<usize, String>>>;
 
 pub(super) struct Member {
     endpoint: String,
@@ -76,9 +83,9 @@ impl Members {
         });
         Ok(Self {
             all: members.collect(),
-            current: AtomicUsize::new(NONE),
-            searched: Mutex::new(None),
-            probe: format!("{}/", options.prefix),
+            current: Arc::new(AtomicUsize::new(NONE)),
+            search: Mutex::new(None),
+            probe: format!("{}/", options.prefix).into(),
         })
     }
 
@@ -147,47 +154,55 @@ impl Members {
         self.call(deadline, &call).await
     }
 
-    /// Finds a member that can be asked. Those who look for one at the same time share a search.
+    /// Finds a member that can be asked. Those who look for one at the same time share a search. It is a task of its
+    /// own: a caller that nobody polls for a while must not keep the others waiting, as it would by a lock.
     async fn search(&self) -> Result<usize, Failure> {
-        let asked = Instant::now();
-        let mut searched = self.searched.lock().await;
-        let current = self.current.load(Ordering::Relaxed);
-        if current != NONE {
-            return Ok(current);
-        }
-        if let Some((_, why)) = searched.as_ref().filter(|(begun, _)| *begun >= asked) {
-            return Err(Failure::NoMember(why.clone()));
-        }
-        let begun = Instant::now();
-        let mut probes: FuturesUnordered<_> = (0..self.all.len()).map(|index| self.probe(index)).collect();
-        let mut why = Vec::new();
-        while let Some(probed) = probes.next().await {
-            match probed {
-                Ok(index) => {
-                    self.current.store(index, Ordering::Relaxed);
-                    return Ok(index);
-                }
-                Err(failed) => why.push(failed),
+        let search = {
+            let mut search = self.search.lock().unwrap_or_else(PoisonError::into_inner);
+            let current = self.current.load(Ordering::Relaxed);
+            if current != NONE {
+                return Ok(current);
             }
-        }
-        let why = why.join("; ");
-        *searched = Some((begun, why.clone()));
-        Err(Failure::NoMember(why))
+            match search.as_ref().filter(|search| search.peek().is_none()) {
+                Some(under_way) => under_way.clone(),
+                None => search.insert(self.begin_search()).clone(),
+            }
+        };
+        search.await.map_err(Failure::NoMember)
     }
 
-    async fn probe(&self, index: usize) -> Result<usize, String> {
-        let member = &self.all[index];
-        let read = async {
-            let mut client = member.connected().await?.kv_client();
-            client.get(self.probe.as_str(), Some(GetOptions::new().with_count_only())).await
-        };
-        let failure = match timeout(SEARCH_DEADLINE, read).await {
-            Ok(Ok(_)) => return Ok(index),
-            Ok(Err(error)) => Failure::Said(error),
-            Err(_) => Failure::Late(SEARCH_DEADLINE),
-        };
-        Err(format!("{}: {failure}", member.endpoint))
+    fn begin_search(&self) -> Search {
+        let (all, current, key) = (Arc::clone(&self.all), Arc::clone(&self.current), Arc::clone(&self.probe));
+        let task = tokio::spawn(async move {
+            let mut probes: FuturesUnordered<_> = (0..all.len()).map(|index| probe(&all[index], index, &key)).collect();
+            let mut why = Vec::new();
+            while let Some(probed) = probes.next().await {
+                match probed {
+                    Ok(index) => {
+                        current.store(index, Ordering::Relaxed);
+                        return Ok(index);
+                    }
+                    Err(failed) => why.push(failed),
+                }
+            }
+            Err(why.join("; "))
+        });
+        async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared()
     }
+}
+
+/// The member's index, if it is in touch with most of the others.
+async fn probe(member: &Member, index: usize, key: &str) -> Result<usize, String> {
+    let read = async {
+        let mut client = member.connected().await?.kv_client();
+        client.get(key, Some(GetOptions::new().with_count_only())).await
+    };
+    let failure = match timeout(SEARCH_DEADLINE, read).await {
+        Ok(Ok(_)) => return Ok(index),
+        Ok(Err(error)) => Failure::Said(error),
+        Err(_) => Failure::Late(SEARCH_DEADLINE),
+    };
+    Err(format!("{}: {failure}", member.endpoint))
 }
 
 impl Member {
@@ -222,5 +237,27 @@ impl Member {
     async fn renew_token(&self, deadline: Duration) -> bool {
         let Some(client) = self.client.get() else { return false };
         matches!(timeout(deadline, client.refresh_token()).await, Ok(Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such as the branch of a `select!` while another one's handler asks for something else.
+    #[tokio::test]
+    async fn a_caller_that_nobody_polls_keeps_no_other_waiting() {
+        let options: EtcdOptions = "etcd://127.0.0.1:1/nobody".parse().unwrap();
+        let members = Members::new(&options).await.unwrap();
+        let ask = || {
+            members.call(Duration::from_secs(1), |client| {
+                let mut client = client.kv_client();
+                async move { client.get("key", None).await }
+            })
+        };
+        let mut forgotten = std::pin::pin!(ask());
+        assert!(futures::poll!(&mut forgotten).is_pending());
+        let answer = timeout(SEARCH_DEADLINE * 4, ask()).await.expect("the search ends without the one who began it");
+        assert!(answer.is_err(), "nobody is there");
     }
 }

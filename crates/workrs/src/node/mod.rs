@@ -147,6 +147,9 @@ fn capture_deadline(memory_bytes: u64) -> Duration {
     Duration::from_secs(60 + memory_bytes / 50_000_000)
 }
 
+/// How long a node that stops tries to say so in the state.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// What the loops of a node share.
 pub(crate) struct Shared {
     config: NodeConfig,
@@ -342,10 +345,16 @@ impl RunningNode {
         let shared = &self.shared;
         shared.stopping.store(true, Ordering::SeqCst);
         let report = drain::give_all_back(shared, timeout).await;
-        faults::leave(shared).await;
-        let lease = *shared.lease.borrow();
-        if let Err(error) = shared.records.store().revoke_lease(lease).await {
-            tracing::warn!(%error, "cannot leave the group; its lease will end by itself");
+        // A state store that is away must not keep the node up: the others see it go all the same.
+        let goodbye = async {
+            faults::leave(shared).await;
+            let lease = *shared.lease.borrow();
+            if let Err(error) = shared.records.store().revoke_lease(lease).await {
+                tracing::warn!(%error, "cannot leave the group; its lease will end by itself");
+            }
+        };
+        if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+            tracing::warn!("the state store does not answer; the node's lease will end by itself");
         }
         shared.ended.cancel();
         shared.tasks.close();

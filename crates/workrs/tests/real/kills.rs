@@ -10,7 +10,7 @@ use workrs::api::{CheckpointView, JobView};
 use crate::{
     harness::Node,
     host::{self, tell},
-    programs::{self, Program, Run},
+    programs::{self, Program, Run, check_same},
     tools::{Random, now_ms, wait_until},
 };
 
@@ -112,17 +112,6 @@ fn check_resume(before: &JobView, after: &JobView, died_at: u64, due_ms: u64) {
 
 fn longest(job: &JobView, time_ms: impl Fn(&CheckpointView) -> u64) -> u64 {
     job.checkpoints.iter().map(time_ms).max().unwrap_or_default()
-}
-
-/// Every line is there once and in its place, in the log and in the files.
-fn check_same(name: &str, run: &Run, expected: &Run) {
-    let lines = run.log.lines().zip(expected.log.lines()).enumerate();
-    if let Some((number, (got, wanted))) = lines.into_iter().find(|(_, (got, wanted))| got != wanted) {
-        panic!("{name}: line {number} of the log is {got:?} instead of {wanted:?}");
-    }
-    assert_eq!(run.log.len(), expected.log.len(), "{name}: the log has another length");
-    assert!(run.files.keys().eq(expected.files.keys()), "{name}: other files: {:?}", run.files.keys());
-    assert!(run.files == expected.files, "{name}: a file has other contents");
 }
 
 /// Run time at a start: at its checkpoint, or none.

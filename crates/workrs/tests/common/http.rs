@@ -1,6 +1,7 @@
 //! Requests as other clients send them.
+#![allow(dead_code, reason = "each of the test programs that share this uses a part")]
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use reqwest::Method;
 use tokio::runtime::Runtime;
@@ -26,6 +27,8 @@ pub fn text_part(field: &str, content: &str) -> String {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
+    /// Its content type.
+    pub kind: String,
     pub body: String,
 }
 
@@ -70,6 +73,11 @@ impl Request {
         }
     }
 
+    /// The answer must be there by then.
+    pub fn within(self, limit: Duration) -> Self {
+        Self(self.0.timeout(limit))
+    }
+
     pub fn json(self, body: &str) -> Self {
         Self(self.0.header("content-type", "application/json").body(body.to_owned()))
     }
@@ -88,7 +96,9 @@ impl Request {
     pub fn send(self) -> reqwest::Result<Answer> {
         runtime().block_on(async {
             let response = self.0.send().await?;
-            Ok(Answer { status: response.status().as_u16(), body: response.text().await? })
+            let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+            let kind = kind.unwrap_or_default().to_owned();
+            Ok(Answer { status: response.status().as_u16(), kind, body: response.text().await? })
         })
     }
 }

@@ -1,4 +1,5 @@
 //! The jobs that are killed: what each is, and what an uninterrupted run of it brings.
+#![allow(dead_code, reason = "each of the test programs that share this uses a part")]
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, process::Command};
 
@@ -8,11 +9,18 @@ use crate::{
     tools::{program, read_tree},
 };
 
-/// Seconds that the jobs pause each step, and the number of their steps: together twice as long as five deaths take on
-/// a busy machine.
-const PAUSE: f64 = 0.1;
-const STEPS: u32 = 900;
-const MEGABYTES: u32 = 300;
+/// How long a job takes and how much it holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Seconds that it pauses each step.
+    pub pause: f64,
+    pub steps: u32,
+    /// Held by the job whose kind is to hold much.
+    pub megabytes: u32,
+}
+
+/// Twice as long as five deaths take on a busy machine.
+const LONG: Pace = Pace { pause: 0.1, steps: 900, megabytes: 300 };
 /// Source files of the compiler run, and functions in each.
 const SOURCES: u32 = 40;
 const FUNCTIONS: u32 = 300;
@@ -24,6 +32,17 @@ pub struct Run {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+/// Every line is there once and in its place, in the log and in the files.
+pub fn check_same(name: &str, run: &Run, expected: &Run) {
+    let lines = run.log.lines().zip(expected.log.lines()).enumerate();
+    if let Some((number, (got, wanted))) = lines.into_iter().find(|(_, (got, wanted))| got != wanted) {
+        panic!("{name}: line {number} of the log is {got:?} instead of {wanted:?}");
+    }
+    assert_eq!(run.log.len(), expected.log.len(), "{name}: the log has another length");
+    assert!(run.files.keys().eq(expected.files.keys()), "{name}: other files: {:?}", run.files.keys());
+    assert!(run.files == expected.files, "{name}: a file has other contents");
+}
+
 /// A job to be killed.
 pub struct Program {
     pub name: &'static str,
@@ -33,6 +52,7 @@ pub struct Program {
     /// Files to be compared.
     outputs: &'static str,
     options: &'static [&'static str],
+    pace: Pace,
     /// What an uninterrupted run brings; `None` if that is found out by one.
     known: Option<Run>,
 }
@@ -40,33 +60,44 @@ pub struct Program {
 impl Program {
     fn new(name: &'static str, command: &[&str], inputs: &[&str], outputs: &'static str) -> Self {
         let texts = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
-        Self { name, command: texts(command), inputs: texts(inputs), outputs, options: &[], known: None }
+        Self { name, command: texts(command), inputs: texts(inputs), outputs, options: &[], pace: LONG, known: None }
     }
 
     fn with(self, options: &'static [&'static str]) -> Self {
         Self { options, ..self }
     }
 
-    fn environment(pause: f64) -> [String; 4] {
-        let long_pause = pause * f64::from(STEPS / SOURCES);
+    /// The same program at another pace.
+    pub fn at(self, pace: Pace) -> Self {
+        Self { pace, ..self }
+    }
+
+    fn environment(&self, pause: f64) -> [String; 4] {
+        let Pace { steps, megabytes, .. } = self.pace;
+        let long_pause = pause * f64::from(steps / SOURCES);
         [
-            format!("STEPS={STEPS}"),
+            format!("STEPS={steps}"),
             format!("PAUSE={pause}"),
             format!("LONG_PAUSE={long_pause:.3}"),
-            format!("MEGABYTES={MEGABYTES}"),
+            format!("MEGABYTES={megabytes}"),
         ]
     }
 
     /// Hands it over.
     pub fn submit(&self, node: &Node, checkpoint: &str) -> String {
-        let environment = Self::environment(PAUSE);
+        node.submit(&self.arguments(checkpoint).iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// What `submit` is told.
+    pub fn arguments(&self, checkpoint: &str) -> Vec<String> {
+        let environment = self.environment(self.pace.pause);
         let mut arguments = vec!["--name", self.name, "--checkpoint", checkpoint, "--output", self.outputs];
         arguments.extend(environment.iter().flat_map(|pair| ["--env", pair]));
         arguments.extend(self.inputs.iter().flat_map(|input| ["--input", input]));
         arguments.extend(self.options);
         arguments.push("--");
         arguments.extend(self.command.iter().map(String::as_str));
-        node.submit(&arguments)
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
     /// What it brings when nothing interrupts it, found out by running it here without pauses.
@@ -74,12 +105,12 @@ impl Program {
         if let Some(Run { log, files }) = &self.known {
             return Run { log: log.clone(), files: files.clone() };
         }
-        let folder = scratch.join(self.name);
+        let folder = scratch.join(format!("{}-{}", self.name, self.pace.steps));
         fs::create_dir(&folder).unwrap();
         for input in &self.inputs {
             fs::copy(input, folder.join(Path::new(input).file_name().unwrap())).unwrap();
         }
-        let environment = Self::environment(0.0);
+        let environment = self.environment(0.0);
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).current_dir(&folder).env("PATH", "/usr/bin:/bin");
         command.envs(environment.iter().filter_map(|pair| pair.split_once('=')));
@@ -96,6 +127,36 @@ pub fn count() -> Program {
     python("count", "count.py", "lines")
 }
 
+/// A pipe of three processes.
+pub fn pipeline() -> Program {
+    Program::new("pipeline", &["sh", "pipeline.sh"], &[&program("pipeline.sh")], "lines")
+}
+
+/// Threads that wait for each other.
+pub fn threads() -> Program {
+    python("threads", "threads.py", "lines")
+}
+
+/// Random content that changes.
+pub fn memory() -> Program {
+    python("memory", "memory.py", "none")
+}
+
+/// Two databases.
+pub fn sqlite() -> Program {
+    python("sqlite", "sqlite.py", "none").with(&["--disk", "64M"])
+}
+
+/// Processes that come and go.
+pub fn children() -> Program {
+    python("children", "children.py", "total")
+}
+
+/// Processes that talk over sockets.
+pub fn sockets() -> Program {
+    python("sockets", "sockets.py", "none")
+}
+
 fn python(name: &'static str, file: &str, outputs: &'static str) -> Program {
     Program::new(name, &["python3", file], &[&program(file)], outputs)
 }
@@ -104,13 +165,13 @@ fn python(name: &'static str, file: &str, outputs: &'static str) -> Program {
 pub fn all(scratch: &Path) -> (Vec<Program>, Vec<&'static str>) {
     let mut all = vec![
         count(),
-        Program::new("pipeline", &["sh", "pipeline.sh"], &[&program("pipeline.sh")], "lines"),
-        python("threads", "threads.py", "lines"),
-        python("memory", "memory.py", "none"),
+        pipeline(),
+        threads(),
+        memory(),
         python("files", "files.py", "none").with(&["--disk", "256M"]),
-        python("sqlite", "sqlite.py", "none").with(&["--disk", "64M"]),
-        python("children", "children.py", "total"),
-        python("sockets", "sockets.py", "none"),
+        sqlite(),
+        children(),
+        sockets(),
     ];
     let mut missing = Vec::new();
     let mut add = |needs: &'static str, make: &dyn Fn() -> Vec<Program>| {

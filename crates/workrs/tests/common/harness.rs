@@ -1,5 +1,6 @@
 //! A node as tests see it: the real process with a data folder of its own, which can be killed and started again.
 //! However a test ends, nothing of its nodes stays on the machine; a node that leaves something fails its test.
+#![allow(dead_code, reason = "each of the test programs that share this uses a part")]
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +8,7 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -47,7 +48,12 @@ pub struct Node {
     /// The binary, which a build meanwhile must not take away.
     program: PathBuf,
     token: Option<String>,
+    /// A network namespace of its own; otherwise it uses the machine's.
+    namespace: Option<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
+    paused: bool,
+    stopping: bool,
     url: String,
     starts: u32,
 }
@@ -58,6 +64,32 @@ pub struct Said {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
+}
+
+impl Said {
+    pub fn of(output: &std::process::Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+/// A user of nodes.
+#[derive(Debug, Clone)]
+pub struct Client {
+    program: PathBuf,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A command of the client against these nodes.
+    pub fn command(&self, servers: &str, arguments: &[&str]) -> std::process::Command {
+        let mut command = host::without_configuration(&self.program);
+        command.env("WORKRS_SERVER", servers).args(arguments).stdin(Stdio::null());
+        if let Some(token) = &self.token {
+            command.env("WORKRS_TOKEN", token);
+        }
+        command
+    }
 }
 
 impl Node {
@@ -92,13 +124,51 @@ impl Node {
         if fs::hard_link(host::WORKRS, &program).is_err() {
             fs::copy(host::WORKRS, &program).unwrap();
         }
-        let (token, child, url) = (None, None, String::new());
-        Self { name, folder, options: all, images, small: None, program, token, child, url, starts: 0 }
+        Self {
+            name,
+            folder,
+            options: all,
+            images,
+            small: None,
+            program,
+            token: None,
+            namespace: None,
+            environment: Vec::new(),
+            child: None,
+            paused: false,
+            stopping: false,
+            url: String::new(),
+            starts: 0,
+        }
     }
 
     /// Requests to this node carry this token, and it demands it.
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
+        self
+    }
+
+    /// The node runs in this network namespace.
+    pub fn with_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// The node will be found at this address.
+    pub fn at(mut self, address: &str) -> Self {
+        self.url = format!("http://{address}");
+        self
+    }
+
+    /// The node finds this in its environment.
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The node has another name than the one that was made up for it.
+    pub fn with_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
         self
     }
 
@@ -161,7 +231,12 @@ impl Node {
         script.push_str("exec \"$0\" \"$@\"");
         // Whoever ends the tests by force ends their nodes, too.
         let mut command = host::without_configuration("setpriv");
-        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--"]);
+        command.args(["--pdeathsig", "KILL"]);
+        if let Some(namespace) = &self.namespace {
+            // Unlike `ip netns exec`, this leaves mounts as they are.
+            command.args(["nsenter", &format!("--net=/run/netns/{namespace}"), "--"]);
+        }
+        command.args(["unshare", "--mount", "--propagation", "slave", "--"]);
         command.args(["sh", "-c", &script]).arg(&self.program);
         command.args(["up", "--name", &self.name, "--data-dir"]).arg(self.data()).args(&self.options);
         if !self.options.iter().any(|option| option == "--listen") {
@@ -170,11 +245,18 @@ impl Node {
         if let Some(token) = &self.token {
             command.env("WORKRS_TOKEN", token);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
     fn log_file(&self) -> PathBuf {
         self.folder.join(format!("up-{}", self.starts))
+    }
+
+    /// What all processes of the node said so far.
+    pub fn said_in_all(&self) -> String {
+        let logs = (1..=self.starts).map(|start| self.folder.join(format!("up-{start}")));
+        logs.map(|log| format!("-- {}\n{}", log.display(), fs::read_to_string(&log).unwrap_or_default())).collect()
     }
 
     /// What the newest process of the node said so far.
@@ -184,11 +266,22 @@ impl Node {
 
     /// Starts the node, again if it ran before, and waits until it is ready.
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait_until_ready();
+    }
+
+    /// Starts the node, again if it ran before, and waits for nothing.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the node runs");
         self.starts += 1;
         let log = fs::File::create(self.log_file()).unwrap();
         let child = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.child = Some(child);
+        self.stopping = false;
+    }
+
+    /// Waits until a node that was started is ready.
+    pub fn wait_until_ready(&mut self) {
         wait_until("the node is up", || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the node did not start ({status}): {}", self.said());
@@ -202,8 +295,49 @@ impl Node {
         });
     }
 
+    /// How the node ended, if its process has ended by itself since it was started.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Stops the node's process as it stands; its jobs run on.
+    pub fn pause(&mut self) {
+        self.signal(Signal::STOP);
+        self.paused = true;
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&mut self) {
+        self.signal(Signal::CONT);
+        self.paused = false;
+    }
+
+    /// Whether its process is there, not paused and not told to stop.
+    pub fn is_up(&self) -> bool {
+        self.child.is_some() && !self.paused && !self.stopping
+    }
+
+    /// Sends the node's process a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.child.as_ref().expect("the node runs")), signal).unwrap();
+    }
+
+    /// Tells the node to stop (SIGTERM) and waits for nothing.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.stopping = true;
+    }
+
+    /// Whether the node was told to stop since it was started.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Kills the node with SIGKILL.
     pub fn kill(&mut self) {
+        self.paused = false;
         if let Some(mut child) = self.child.take() {
             let _ended_already = child.kill();
             child.wait().unwrap();
@@ -212,8 +346,8 @@ impl Node {
 
     /// Stops the node with SIGTERM and gives what it said.
     pub fn terminate(&mut self) -> String {
+        self.signal(Signal::TERM);
         let mut child = self.child.take().expect("the node runs");
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         let status = wait_until("the node stops", || child.try_wait().unwrap());
         assert!(status.success(), "{status}: {}", self.said());
         self.said()
@@ -221,14 +355,13 @@ impl Node {
 
     /// Runs a command of the client against this node.
     pub fn workrs(&self, arguments: &[&str]) -> Said {
-        let mut command = host::without_configuration(&self.program);
-        command.env("WORKRS_SERVER", &self.url).args(arguments).stdin(Stdio::null());
-        if let Some(token) = &self.token {
-            command.env("WORKRS_TOKEN", token);
-        }
-        let output = command.output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        let output = self.client().command(&self.url, arguments).output().unwrap();
+        Said::of(&output)
+    }
+
+    /// Whoever uses this node or its group.
+    pub fn client(&self) -> Client {
+        Client { program: self.program.clone(), token: self.token.clone() }
     }
 
     fn succeed(&self, arguments: &[&str]) -> String {

@@ -1,4 +1,5 @@
 //! What tests are made of: waiting, files, random numbers.
+#![allow(dead_code, reason = "each of the test programs that share this uses a part")]
 
 use std::{
     collections::BTreeMap,
@@ -61,10 +62,30 @@ pub struct Random(u64);
 impl Random {
     /// From `WORKRS_TEST_SEED`, or a new one.
     pub fn seeded() -> Self {
-        let given = std::env::var("WORKRS_TEST_SEED").ok().map(|text| text.parse().unwrap());
+        Self::seeded_by("WORKRS_TEST_SEED")
+    }
+
+    /// From this variable of the environment, or a new one.
+    pub fn seeded_by(variable: &str) -> Self {
+        let given = std::env::var(variable).ok().map(|text| text.parse().unwrap());
         let seed = given.unwrap_or_else(now_ms);
-        host::tell(&format!("random moments from WORKRS_TEST_SEED={seed}"));
+        host::tell(&format!("random moments from {variable}={seed}"));
+        Self::from(seed)
+    }
+
+    /// From this seed.
+    pub fn from(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// A number from `least` to `most`.
+    pub fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
+    }
+
+    /// One of these.
+    pub fn one_of<'a, T>(&mut self, choice: &'a [T]) -> &'a T {
+        &choice[self.below(choice.len() as u64) as usize]
     }
 
     /// A number below `limit`.

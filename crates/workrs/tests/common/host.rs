@@ -1,4 +1,5 @@
 //! This machine: whether it can run jobs, where test nodes keep their data, and what nodes left on it.
+#![allow(dead_code, reason = "each of the test programs that share this uses a part")]
 
 use std::{
     fs,
@@ -23,9 +24,14 @@ pub fn tell(text: &str) {
 /// Whether jobs can be run and checkpointed here. If not, says so; in CI that is a failure.
 pub fn can_run() -> bool {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
-    let Some(missing) = MISSING.get_or_init(missing) else { return true };
+    nothing_missing(MISSING.get_or_init(missing).as_deref())
+}
+
+/// Whether nothing is missing. If something is, says so; in CI that is a failure.
+pub fn nothing_missing(missing: Option<&str>) -> bool {
+    let Some(missing) = missing else { return true };
     let required = ["CI", "WORKRS_REQUIRE_REAL"].iter().any(|name| std::env::var_os(name).is_some());
-    assert!(!required, "this host must run jobs, but cannot: {missing}");
+    assert!(!required, "this host must be able to run this test, but cannot: {missing}");
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     tell(&format!("skipped: {test}: {missing}"));
     false
@@ -101,6 +107,19 @@ pub fn leftovers(name: &str, folder: &Path) -> Vec<String> {
     }
     found.extend(cgroups(name).iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
     found
+}
+
+/// The processes of a node's jobs, in words.
+pub fn jobs_on(name: &str) -> Vec<String> {
+    let inside = format!("/workrs/{name}/");
+    let is_job =
+        |process: &PathBuf| fs::read_to_string(process.join("cgroup")).is_ok_and(|cgroups| cgroups.contains(&inside));
+    let jobs = numbered(Path::new("/proc")).into_iter().filter(is_job);
+    jobs.map(|process| {
+        let command = fs::read(process.join("cmdline")).unwrap_or_default();
+        format!("{}: {}", process.display(), String::from_utf8_lossy(&command).replace('\0', " "))
+    })
+    .collect()
 }
 
 fn numbered(folder: &Path) -> Vec<PathBuf> {
