@@ -14,11 +14,14 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
     id::JobId,
-    job::{JobEvent, JobRecord, JobState},
-    keys::{self, QUEUE_SHARDS, QueueEntry},
+    job::{JobRecord, JobState, decide},
+    keys::{QUEUE_SHARDS, QueueEntry},
     placement::{self, Capacity},
 };
-use workrs_store::{fresh, records::RecordError, state::Condition};
+use workrs_store::{
+    fresh,
+    records::{RecordError, guarded},
+};
 
 use super::{
     Cooldown, Order, Shared, Slot,
@@ -246,7 +249,7 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
     let (order, orders) = watch::channel(Order::Run);
     let unsaved_since = Arc::new(Mutex::new(Instant::now()));
     let at = fresh::now();
-    let decide = |record: &JobRecord| {
+    let choose = |record: &JobRecord| {
         if !matches!(record.state, JobState::Queued { .. }) {
             return None;
         }
@@ -255,18 +258,17 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
         let (entry, epoch) = (entry.clone(), holder.epoch);
         let slot = Slot { entry, epoch, order: order.clone(), unsaved_since: Arc::clone(&unsaved_since) };
         shared.jobs().insert(job.clone(), slot);
-        let is_alive = Condition::Present(shared.node_key());
-        let is_not_drained = Condition::Absent(keys::drain(&shared.config.id));
-        Some((JobEvent::Claimed { holder, at }, vec![is_alive, is_not_drained]))
+        Some(guarded(decide::claim(&holder, at)))
     };
-    let claimed = shared.records.decide(job, decide, &fresh::operation()).await;
+    let claimed = shared.records.decide(job, choose, &fresh::operation()).await;
     // A record that moved on at once, by a cancel, is still this claim's to end.
     let record = claimed.as_ref().ok().and_then(Option::as_ref).filter(|record| {
         let noted = shared.jobs().get(job).map(|slot| slot.epoch);
         record.holder().is_some_and(|holder| Some(holder.epoch) == noted && *holder == shared.holder(holder.epoch))
     });
     let Some(record) = record.cloned() else {
-        shared.remove(job);
+        // Nothing became free, so nobody is woken: the next claim would follow at once.
+        shared.jobs().remove(job);
         return claimed.map(|_| false);
     };
     metrics::CLAIMS.add(1);

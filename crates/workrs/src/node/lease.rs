@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
     id::{Incarnation, NodeId, Timestamp},
-    job::JobEvent,
+    job::{JobRecord, decide},
     keys,
 };
 use workrs_store::{
     fresh,
-    records::Records,
+    records::{RecordError, Records, guarded},
     state::{Change, Condition, Entry, LeaseId, StateError, Transaction},
 };
 
@@ -259,9 +259,10 @@ async fn reconcile_once(shared: &Shared) -> anyhow::Result<()> {
     let held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (id.clone(), slot.epoch)).collect();
     for (id, epoch) in held {
         let record = shared.records.get(&id).await?;
-        let is_ours = record.is_some_and(|record| record.epoch <= epoch);
         // The slot may be another claim's by now.
-        if !is_ours && shared.jobs().get(&id).is_some_and(|slot| slot.epoch == epoch) {
+        if decide::is_overtaken(record.as_ref(), epoch)
+            && shared.jobs().get(&id).is_some_and(|slot| slot.epoch == epoch)
+        {
             shared.order(&id, Order::Abandon);
         }
     }
@@ -270,14 +271,15 @@ async fn reconcile_once(shared: &Shared) -> anyhow::Result<()> {
         if shared.jobs().contains_key(&id) {
             continue;
         }
-        let Some(record) = shared.records.get(&id).await? else { continue };
-        let Some(holder) = record.holder().filter(|holder| holder.incarnation == shared.incarnation) else { continue };
-        if shared.jobs().contains_key(&id) {
-            continue;
+        let at = fresh::now();
+        let choose = |record: &JobRecord| {
+            let is_held = shared.jobs().contains_key(&id);
+            decide::disown(record, &shared.incarnation, at).filter(|_| !is_held).map(guarded)
+        };
+        match shared.records.decide(&id, choose, &fresh::operation()).await {
+            Ok(_) | Err(RecordError::NotFound) => {}
+            Err(error) => return Err(error.into()),
         }
-        let reason = "its node did not know of it".to_owned();
-        let event = JobEvent::Released { holder: holder.clone(), at: fresh::now(), reason };
-        shared.records.apply(&id, &event, &[], &fresh::operation()).await?;
     }
     Ok(())
 }

@@ -7,14 +7,14 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use workrs_core::{
     id::{Incarnation, JobId},
-    job::{JobEvent, JobRecord},
+    job::{JobRecord, decide},
     keys,
     placement::{self, COURTESY},
 };
 use workrs_store::{
     fresh,
-    records::RecordError,
-    state::{Condition, StateError},
+    records::{RecordError, guarded},
+    state::StateError,
 };
 
 use super::{Shared, faults, members::Departed};
@@ -89,13 +89,8 @@ pub(super) async fn give_back_all(shared: &Shared) -> Result<(), StateError> {
 /// One reaper wins: the node's key must be absent and the record unchanged.
 async fn reap(shared: &Shared, job: &JobId) -> Result<(), RecordError> {
     let at = fresh::now();
-    let decide = |record: &JobRecord| {
-        let holder = record.holder()?.clone();
-        let is_gone = Condition::Absent(keys::node(&holder.node, &holder.incarnation));
-        let reason = format!("node {} died", holder.node);
-        Some((JobEvent::NodeLost { holder, at, reason }, vec![is_gone]))
-    };
-    if let Some(record) = shared.records.decide(job, decide, &fresh::operation()).await? {
+    let choose = |record: &JobRecord| decide::reap(record, at).map(guarded);
+    if let Some(record) = shared.records.decide(job, choose, &fresh::operation()).await? {
         let node = record.attempts.last().map(|attempt| attempt.node.as_str()).unwrap_or_default();
         metrics::REAPS.add(1);
         tracing::info!(%job, dead = node, "gave the job of a dead node back to the queue");

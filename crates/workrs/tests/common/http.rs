@@ -52,7 +52,7 @@ impl Request {
     pub fn new(method: Method, url: &str) -> Self {
         static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
         let client = CLIENT.get_or_init(|| {
-            workrs_store::tls::use_ring();
+            workrs_store::tls::provide();
             reqwest::Client::builder().no_proxy().build().unwrap()
         });
         Self(client.request(method, url))

@@ -71,8 +71,8 @@ impl Cluster {
     /// Some nodes with these options, once all are ready, on an etcd of so many members.
     pub fn start(nodes: usize, members: u8, options: &[&str]) -> Self {
         // If this process is killed, another one's tests know by the name that it may go.
-        let folder = tempfile::Builder::new().prefix(&format!("t{}-group", std::process::id()));
-        let folder = folder.tempdir_in(host::base()).unwrap();
+        let prefix = format!("t{}-group", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(host::base()).unwrap();
         let mut network = Network::new(GARAGE + 1);
         let addresses: Vec<_> = (0..members).map(|member| network.server(FIRST_MEMBER + member)).collect();
         let garage = Garage::start(folder.path(), network.server(GARAGE));

@@ -297,6 +297,7 @@ fn checkpoint(id: CheckpointId, operation: &OperationId) -> Checkpoint {
         uploaded_bytes: 0,
         run_ms: 0,
         log_bytes: 0,
+        refused_by: Vec::new(),
     }
 }
 
