@@ -71,8 +71,8 @@ impl Cluster {
     /// Some nodes with these options, once all are ready, on an etcd of so many members.
     pub fn start(nodes: usize, members: u8, options: &[&str]) -> Self {
         // If this process is killed, another one's tests know by the name that it may go.
-        let prefix = format!("t{}-group", std::process::id());
-        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(host::base()).unwrap();
+        let name = format!("t{}-group-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&name).tempdir_in(host::base()).unwrap();
         let mut network = Network::new(GARAGE + 1);
         let addresses: Vec<_> = (0..members).map(|member| network.server(FIRST_MEMBER + member)).collect();
         let garage = Garage::start(folder.path(), network.server(GARAGE));
@@ -85,7 +85,7 @@ impl Cluster {
         let machines: Vec<_> = (0..nodes).map(|_| network.machine()).collect();
         let blobs = Blobs::open(&garage.url_with_credentials("group", folder.path())).unwrap();
         let nodes = machines.iter().map(|machine| new_node(machine, &etcd, &garage, options)).collect();
-        let mut cluster = Self { nodes, machines, recorder, etcd, garage, blobs, network: network, folder };
+        let mut cluster = Self { nodes, machines, recorder, etcd, garage, blobs, network, folder };
         cluster.nodes.iter_mut().for_each(Node::spawn);
         cluster.nodes.iter_mut().for_each(Node::wait_until_ready);
         cluster
