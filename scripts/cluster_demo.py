@@ -355,7 +355,7 @@ def demo(program, screen, folder, cleanup):
     screen.fact("resumed", f"{resumed} times, each time from a checkpoint; none was started from zero")
     equal = "undisturbed runs outside of Workrs: all logs and results, from every node, are equal, byte for byte"
     screen.fact("compared with", equal, "green")
-    screen.fact("so", "nothing was lost, and nothing was done twice", "green")
+    screen.fact("so", "no job was lost, and each has one result", "green")
 
 
 def main():
