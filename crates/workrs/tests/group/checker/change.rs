@@ -39,7 +39,7 @@ pub fn check(
     match (&before.state, &after.state) {
         (JobState::Queued { .. }, JobState::Running { holder, .. }) => change.claim(holder, tally),
         (JobState::Running { holder, .. }, JobState::Running { holder: now, .. }) => {
-            change.progress(holder, now, tally)
+            change.progress(holder, now, tally);
         }
         (JobState::Running { holder, .. }, JobState::Queued { .. }) => change.requeue(holder, tally),
         (JobState::Running { .. }, JobState::Finished { outcome, log_bytes, .. }) => {

@@ -104,7 +104,9 @@ pub fn check(history: &History) -> Verdict {
                     let tally = world.tallies.entry(id.clone()).or_default();
                     let mut found = Vec::new();
                     change::check(known.as_ref(), &envelope.body, tally, &present, &mut found);
-                    found.into_iter().for_each(|fault| say(format!("{id}: {fault}")));
+                    for fault in found {
+                        say(format!("{id}: {fault}"));
+                    }
                     after.push((id.clone(), envelope.body));
                 }
                 Err(fault) => say(format!("{id}: {fault}")),
@@ -113,7 +115,9 @@ pub fn check(history: &History) -> Verdict {
         apply(&mut world.keys, changes);
         world.records.extend(after);
         for (known, id) in &before {
-            check_index(&world, known.as_ref(), id).into_iter().for_each(|fault| say(format!("{id}: {fault}")));
+            for fault in check_index(&world, known.as_ref(), id) {
+                say(format!("{id}: {fault}"));
+            }
         }
     }
     faults.extend(check_all_indexes(&world));
