@@ -92,7 +92,7 @@ async fn refusals(blobs: &Blobs) -> Vec<String> {
 }
 
 async fn assert_refused(blobs: &Blobs, expect: &str) {
-    for text in refusals(blobs).await {
+    for text in Box::pin(refusals(blobs)).await {
         assert!(text.contains(expect) && !text.contains(SECRET) && text.len() < 400, "{text}");
     }
 }
@@ -120,16 +120,16 @@ async fn what_is_refused_says_why_and_is_never_missing() {
 
     let file = server.write_credentials("wrong", &SECRET.replace("c0ffee", "facade"));
     let url = format!("{}&credentials={}", server.url(BUCKET, "group"), file.display());
-    assert_refused(&Blobs::open(&url).unwrap(), "see that the access key and its secret are right").await;
+    Box::pin(assert_refused(&Blobs::open(&url).unwrap(), "see that the access key and its secret are right")).await;
 
     let other = Blobs::open(&server.url_with_credentials("other", "")).unwrap();
-    assert_refused(&other, "create the bucket").await;
+    Box::pin(assert_refused(&other, "create the bucket")).await;
 
     let region = server.url_with_credentials(BUCKET, "group").replace("region=garage", "region=elsewhere");
-    assert_refused(&Blobs::open(&region).unwrap(), "?region=").await;
+    Box::pin(assert_refused(&Blobs::open(&region).unwrap(), "?region=")).await;
 
     let elsewhere = server.url_with_credentials(BUCKET, "group").replace(&server.endpoint(), &web_server());
-    assert_refused(&Blobs::open(&elsewhere).unwrap(), "does not look like an S3 store").await;
+    Box::pin(assert_refused(&Blobs::open(&elsewhere).unwrap(), "does not look like an S3 store")).await;
 }
 
 /// A server that knows nothing of S3.
@@ -140,7 +140,7 @@ fn web_server() -> String {
         for connection in listener.incoming() {
             std::thread::spawn(move || {
                 let mut connection = connection.unwrap();
-                let mut request = [0; 1 << 16];
+                let mut request = vec![0; 1 << 16];
                 let _some = connection.read(&mut request);
                 let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\nConnection: close\r\n\r\n<h1>Nothing</h1";
                 let _closed = connection.write_all(answer.as_bytes());
@@ -158,7 +158,7 @@ async fn a_server_that_is_gone_is_given_up_on() {
     let blobs = open_marked(&server).await;
     server.kill();
     let begun = Instant::now();
-    assert_refused(&blobs, "see that the server runs").await;
+    Box::pin(assert_refused(&blobs, "see that the server runs")).await;
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     server.restart();
     assert_eq!(blobs.get_unverified("none").await, Err(BlobError::Missing("none".into())));
@@ -234,7 +234,7 @@ async fn a_store_that_was_wiped_proves_nothing() {
         assert!(text.contains(MARKER), "{text}");
     }
     server.wipe("another");
-    assert_refused(&blobs, "create the bucket").await;
+    Box::pin(assert_refused(&blobs, "create the bucket")).await;
 }
 
 /// A folder of one file and an image, as an engine captures them.

@@ -1,5 +1,8 @@
 //! Times and numbers in the plan's texts.
 
+/// 99,999 days: what nobody lives to see, and has no place in a short text.
+const AGES: f64 = 99_999.0 * 86_400.0;
+
 /// A time as people say it: `0.2 s`, `41 s`, `12 min`, `3 h`, `20 days`; `ages` for what nobody lives to see.
 pub fn span(seconds: f64) -> String {
     let rounded = |value: f64, unit: &str| {
@@ -7,7 +10,7 @@ pub fn span(seconds: f64) -> String {
         format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
     };
     match seconds {
-        _ if !(0.0..1e12).contains(&seconds) => "ages".to_owned(),
+        _ if !(0.0..AGES).contains(&seconds) => "ages".to_owned(),
         0.0..0.0995 => rounded(seconds * 1e3, "ms"),
         ..99.5 => rounded(seconds, "s"),
         ..5_970.0 => rounded(seconds / 60.0, "min"),
@@ -43,6 +46,8 @@ mod tests {
             (720.0, "12 min"),
             (10_800.0, "3 h"),
             (86_400.0 * 20.0, "20 days"),
+            (86_400.0 * 99_998.0, "99998 days"),
+            (86_400.0 * 100_000.0, "ages"),
             (f64::INFINITY, "ages"),
             (f64::NAN, "ages"),
         ] {

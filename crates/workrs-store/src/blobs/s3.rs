@@ -183,7 +183,7 @@ impl HttpService for Client {
 
 /// Whether a server gave no answer.
 pub(super) fn is_unanswered(error: &object_store::Error) -> bool {
-    causes(error).any(|cause| cause.is::<HttpError>())
+    causes(error).any(<dyn std::error::Error>::is::<HttpError>)
 }
 
 /// What an answer of a server, or the lack of one, means; `None` if the error is of another kind.
@@ -242,7 +242,8 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 fn first_line(body: &str) -> &str {
     const LONGEST: usize = 120;
     let line = body.lines().next().unwrap_or_default();
-    &line[..line.floor_char_boundary(LONGEST)]
+    let end = (0..=LONGEST.min(line.len())).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+    &line[..end]
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ pub(super) enum Body {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Archived {
     /// The record as JSON.
-    archived: BlobRef,
+    #[serde(rename = "archived")]
+    blob: BlobRef,
     id: JobId,
     owner: Owner,
     spec_hash: ContentHash,
@@ -63,7 +64,7 @@ impl Records {
         let json = serde_json::to_vec(record).map_err(|error| RecordError::Damaged(error.to_string()))?;
         let name = BlobNames(id).record(operation);
         let archived = Archived {
-            archived: blobs.put(&name, json.into()).await.map_err(failed)?,
+            blob: blobs.put(&name, json.into()).await.map_err(failed)?,
             id: id.clone(),
             owner: record.owner.clone(),
             spec_hash: record.spec_hash,
@@ -81,9 +82,9 @@ impl Records {
     }
 
     pub(super) async fn unarchived(&self, archived: &Archived) -> Result<JobRecord, RecordError> {
-        let json = self.archive_blobs()?.get(&archived.archived).await.map_err(failed)?;
+        let json = self.archive_blobs()?.get(&archived.blob).await.map_err(failed)?;
         let record = serde_json::from_slice(&json);
-        record.map_err(|error| RecordError::Damaged(format!("{}: {error}", archived.archived.name)))
+        record.map_err(|error| RecordError::Damaged(format!("{}: {error}", archived.blob.name)))
     }
 
     fn archive_blobs(&self) -> Result<&Blobs, RecordError> {

@@ -107,11 +107,6 @@ root_domain = ".localhost"
         format!("{}&credentials={}", self.url(bucket, prefix), file.display())
     }
 
-    /// The credentials in the environment of a client.
-    pub fn env(&self) -> [(&'static str, String); 2] {
-        [("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()), ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned())]
-    }
-
     /// Writes a file of credentials with this secret.
     pub fn write_credentials(&mut self, name: &str, secret: &str) -> PathBuf {
         let path = self.folder.path().join(name);

@@ -148,11 +148,10 @@ async fn load(shared: &Shared) -> Result<(BTreeMap<String, Member>, Watch), Stat
 }
 
 fn put(known: &mut BTreeMap<String, Member>, entry: &Entry) {
-    match Member::read(entry) {
-        Some(member) => {
-            known.insert(entry.key.clone(), member);
-        }
-        None => tracing::error!(key = entry.key, "what a node says of itself cannot be read; it is not counted on"),
+    if let Some(member) = Member::read(entry) {
+        known.insert(entry.key.clone(), member);
+    } else {
+        tracing::error!(key = entry.key, "what a node says of itself cannot be read; it is not counted on");
     }
 }
 
