@@ -89,6 +89,7 @@ impl Group {
             memory_dir: None,
             checkpoint_quota: CheckpointQuota::default(),
             prior_mtbf: Duration::from_secs(7 * 24 * 3_600),
+            archive_after: Duration::from_secs(3_600),
             keep_finished: Some(Duration::from_secs(7 * 24 * 3_600)),
         };
         let engine = Arc::new(FakeHost::new(folder).engine());

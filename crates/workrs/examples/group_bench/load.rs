@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -88,7 +85,7 @@ pub struct Load {
     sight: Arc<Mutex<Sight>>,
     /// Jobs that are to finish.
     expected: usize,
-    held: usize,
+    held: Vec<JobId>,
     newest: Vec<JobId>,
 }
 
@@ -102,8 +99,7 @@ impl Load {
             let watch = store.watch(prefix, from).await?;
             tokio::spawn(look_on(watch, Arc::clone(&sight)));
         }
-        let (records, newest) = (Records::new(store), Vec::new());
-        Ok(Self { records, sight, expected: 0, held: 0, newest })
+        Ok(Self { records: Records::new(store), sight, expected: 0, held: Vec::new(), newest: Vec::new() })
     }
 
     /// Writes values that nobody reads: what etcd can do at best.
@@ -158,20 +154,22 @@ impl Load {
 
     /// Gives each of `nodes` nodes a job that takes all of it.
     pub async fn hold(&mut self, nodes: usize) -> anyhow::Result<()> {
-        for number in 0..nodes {
-            let record = record(format!("{HOLD}{number}"), CPUS_MILLI, vec!["sleep".to_owned(), "1000000000".to_owned()]);
-            self.records.submit(record?, &fresh::operation()).await?;
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner).held = 0;
+        for _ in 0..nodes {
+            let command = vec!["sleep".to_owned(), "1000000000".to_owned()];
+            let record = record(format!("{HOLD}{}", fresh::id()), CPUS_MILLI, command)?;
+            self.held.push(record.id.clone());
+            self.records.submit(record, &fresh::operation()).await?;
         }
-        self.held = nodes;
         self.until(|sight| sight.held, nodes).await
     }
 
     /// Ends the jobs of [`hold`](Self::hold).
     pub async fn release(&mut self) -> anyhow::Result<()> {
-        let cancels = futures::stream::iter(0..self.held).map(|number| async move {
-            let id = JobId::new(format!("{HOLD}{number}"))?;
+        let records = &self.records;
+        let cancels = futures::stream::iter(self.held.drain(..)).map(|id| async move {
             let event = JobEvent::CancelRequested { at: fresh::now() };
-            self.records.apply(&id, &event, &[], &fresh::operation()).await?;
+            records.apply(&id, &event, &[], &fresh::operation()).await?;
             anyhow::Ok(())
         });
         cancels.buffer_unordered(AT_ONCE).try_collect::<()>().await?;

@@ -26,7 +26,6 @@ use std::{future::Future, path::PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use self::{group::Group, load::Load};
 
@@ -42,9 +41,9 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut group = Group::new(&state, PathBuf::from(folder))?;
     let mut load = Load::open(&state).await?;
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await? {
-        let answer = obey(&mut group, &mut load, &line).await;
+    let mut lines = std::io::stdin().lines();
+    while let Some(line) = tokio::task::block_in_place(|| lines.next()) {
+        let answer = obey(&mut group, &mut load, &line?).await;
         println!("{}", answer.unwrap_or_else(|error| json!({ "error": format!("{error:#}") })));
     }
     Ok(())
