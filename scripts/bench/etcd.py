@@ -34,6 +34,10 @@ class Load:
     revisions: float
     database_bytes: float
 
+    @property
+    def bytes(self) -> float:
+        return self.received_bytes + self.sent_bytes
+
     def since(self, before: "Load") -> "Load":
         return Load(*(getattr(self, field.name) - getattr(before, field.name) for field in fields(Load)))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import process
 from bench import Bench
-from etcd import Etcd, Load, missing
-from figures import MIB
+from etcd import Etcd, missing
+from figures import MIB, Sweep
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CARGO = ["--quiet", "--release", "--locked", "--package", "workrs", "--example", "group_bench"]
@@ -24,6 +24,9 @@ GROUPS = (1, 3, 10)
 JOBS = 3000
 SUBMITS_GOAL, JOBS_GOAL = 500, 300
 IDLE_S = 10
+# Of groups, and of queues before the largest group.
+NODES = (10, 100, 1_000)
+QUEUED, QUEUED_FULL = (1_000, 10_000), (1_000, 10_000, 100_000)
 
 
 class Fleet:
@@ -88,53 +91,52 @@ def rate(count: int, answer: dict, key: str = "seconds") -> float:
 
 def measure_throughput(bench: Bench) -> None:
     require_etcd()
-    print("\nSubmits, claims and jobs that do nothing, a second, on three members of etcd (pretended engine)")
-    figures, etcd = bench.figures, Etcd(bench.clean_up)
-    least: dict[str, list[float]] = {"submits": [], "jobs": []}
+    print("\nSubmits, claims and jobs that do nothing, on three members of etcd (pretended engine)")
+    table, etcd = bench.figures.sweep("a second, on three members of etcd"), Etcd(bench.clean_up)
+    slowest = {"submits": float("inf"), "jobs": float("inf")}
     for nodes in GROUPS:
         fleet = Fleet(bench, etcd.state(f"throughput-{nodes}"))
         try:
             fleet.ask(f"nodes {nodes}")
-            measure_group(bench, etcd, fleet, nodes, least)
+            submits, jobs = measure_group(etcd, fleet, table, f"{nodes} node{'s' if nodes > 1 else ''}")
         finally:
             fleet.stop()
+        slowest = {"submits": min(submits, slowest["submits"]), "jobs": min(jobs, slowest["jobs"])}
     etcd.stop()
     for what, goal in {"submits": SUBMITS_GOAL, "jobs": JOBS_GOAL}.items():
-        slowest = min(least[what])
-        named = "submits" if what == "submits" else "jobs that do nothing, end to end,"
-        figures.goal(f"{named} a second on etcd: at least {goal}, measured {slowest:.0f}", slowest >= goal)
+        name = {"submits": "submits over HTTP", "jobs": "no-op jobs from submit to finished"}[what]
+        text = f"{name} a second on etcd, the slowest of groups of {', '.join(map(str, GROUPS))}: at least {goal}"
+        bench.figures.goal(f"{text}, measured {slowest[what]:.0f}", slowest[what] >= goal)
 
 
-def measure_group(bench: Bench, etcd: Etcd, fleet: Fleet, nodes: int, least: dict[str, list[float]]) -> None:
-    figures, group = bench.figures, f"{nodes} node{'s' if nodes > 1 else ''}"
-    puts = fleet.ask(f"put {JOBS}")
-    figures.show(f"{group}: bare puts of a record's size, 64 at once", [rate(JOBS, puts)], "/s")
+def measure_group(etcd: Etcd, fleet: Fleet, table: Sweep, group: str) -> tuple[float, float]:
+    """Gives submits and jobs a second, as users see them."""
+
+    def note_writes(name: str, answer: dict) -> float:
+        table.note(group, name, rate(JOBS, answer), "/s")
+        table.note(group, f"{name}, p50", answer["p50_ms"], "ms")
+        table.note(group, f"{name}, p99", answer["p99_ms"], "ms")
+        return rate(JOBS, answer)
+
+    puts = note_writes("bare puts of a record's size, 64 at once", fleet.ask(f"put {JOBS}"))
     fleet.ask("hold")
-    submits = fleet.ask(f"submit {JOBS} {TINY_MILLI}")
-    figures.show(f"{group}: submits, 64 at once", [rate(JOBS, submits)], "/s")
-    figures.show("  p50 of a submit", [submits["p50_ms"]])
-    figures.show("  p99 of a submit", [submits["p99_ms"]])
-    figures.show("  submits / bare puts", [rate(JOBS, submits) / rate(JOBS, puts)], "×")
+    submits = note_writes("submits into the state, 64 at once", fleet.ask(f"submit {JOBS} {TINY_MILLI}"))
+    table.note(group, "these submits / bare puts", submits / puts, "×")
     fleet.ask("release")
     drained = fleet.ask("drain")
-    figures.show(f"{group}: claims", [rate(drained["claimed"], drained, "claim_seconds")], "/s")
+    table.note(group, "claims, of jobs that all fit", rate(drained["claimed"], drained, "claim_seconds"), "/s")
     fleet.ask("hold")
-    posts = fleet.ask(f"post {JOBS} {WHOLE_MILLI}")
-    figures.show(f"{group}: submits over HTTP, 64 at once", [rate(JOBS, posts)], "/s")
-    figures.show("  p50 of a submit over HTTP", [posts["p50_ms"]])
-    figures.show("  p99 of a submit over HTTP", [posts["p99_ms"]])
-    least["submits"].append(rate(JOBS, posts))
+    posts = note_writes("submits over HTTP, 64 at once", fleet.ask(f"post {JOBS} {WHOLE_MILLI}"))
     fleet.ask("release")
     fleet.ask("drain")
     before, began = etcd.load(), time.monotonic()
     fleet.ask(f"post {JOBS} {WHOLE_MILLI}")
     fleet.ask("drain")
-    took = time.monotonic() - began
-    load = etcd.load().since(before)
-    least["jobs"].append(JOBS / took)
-    figures.show(f"{group}: jobs, first submit over HTTP to last finished", [JOBS / took], "/s")
-    figures.show("  requests to etcd for each", [load.requests / JOBS], "")
-    figures.show("  etcd's processor time for each", [load.cpu_s / JOBS * 1e3])
+    took, load = time.monotonic() - began, etcd.load().since(before)
+    table.note(group, "no-op jobs, first submit over HTTP to last finished", JOBS / took, "/s")
+    table.note(group, "requests to etcd for each such job", load.requests / JOBS)
+    table.note(group, "etcd's processor time for each, three members", load.cpu_s / JOBS * 1e3, "ms")
+    return posts, JOBS / took
 
 
 # --- scale ----------------------------------------------------------------------------------------------------------
@@ -142,25 +144,32 @@ def measure_group(bench: Bench, etcd: Etcd, fleet: Fleet, nodes: int, least: dic
 
 def measure_scale(bench: Bench) -> None:
     require_etcd()
-    sizes, queues = bench.fleet_sizes, bench.queue_sizes
+    sizes, queues = NODES, QUEUED_FULL if bench.full else QUEUED
     print(f"\nUp to {sizes[-1]:,} nodes and {queues[-1]:,} queued jobs (pretended engine, three members of etcd)")
     etcd = Etcd(bench.clean_up)
     fleet = Fleet(bench, etcd.state("scale"))
-    empty_mib = fleet.resident_mib()
     try:
-        for nodes in sizes:
-            began = fleet.ask(f"nodes {nodes}")["seconds"]
-            time.sleep(settling_s(nodes))
-            show_idle(bench, etcd, fleet, f"{nodes:,} idle nodes", nodes, began, empty_mib)
-        held_s = fleet.ask("hold")["seconds"]
-        bench.figures.show(f"{sizes[-1]:,} jobs that each take a whole node: all run after", [held_s], "s")
+        measure_nodes(etcd, fleet, bench.figures.sweep("idle nodes"), sizes)
+        table = bench.figures.sweep(f"jobs queued, {sizes[-1]:,} busy nodes")
         for jobs in queues:
-            measure_queue(bench, etcd, fleet, sizes[-1], jobs)
-            if jobs != queues[-1]:
-                fleet.ask("hold")
+            began = time.monotonic()
+            fleet.ask("hold")
+            print(f"  each node has a job that takes all of it, after {time.monotonic() - began:.1f} s")
+            measure_queue(etcd, fleet, table, sizes[-1], jobs)
     finally:
         fleet.stop()
         etcd.stop()
+
+
+def measure_nodes(etcd: Etcd, fleet: Fleet, table: Sweep, sizes: tuple[int, ...]) -> None:
+    empty_mib = fleet.resident_mib()
+    for nodes in sizes:
+        column = f"{nodes:,}"
+        table.note(column, "started within", fleet.ask(f"nodes {nodes}")["seconds"], "s")
+        time.sleep(settling_s(nodes))
+        note_rest(etcd, fleet, table, column, nodes)
+        table.note(column, "memory of each", (fleet.resident_mib() - empty_mib) / nodes * 1024, "KiB")
+        table.note(column, "etcd's memory, three members", etcd.memory_mib(), "MiB")
 
 
 def settling_s(nodes: int) -> float:
@@ -168,55 +177,37 @@ def settling_s(nodes: int) -> float:
     return 8 + nodes / 100
 
 
-def show_idle(
-    bench: Bench, etcd: Etcd, fleet: Fleet, what: str, nodes: int, began_s: float, empty_mib: float
-) -> None:
-    figures = bench.figures
-    load, cpu_s = over(etcd, fleet)
-    figures.show(f"{what}: started within", [began_s], "s")
-    figures.show("  memory for each", [(fleet.resident_mib() - empty_mib) / nodes * 1024], "KiB")
-    show_load(bench, load, cpu_s, nodes)
-
-
-def over(etcd: Etcd, fleet: Fleet) -> tuple[Load, float]:
-    """What a while of rest costs etcd, and the nodes in processor time."""
+def note_rest(etcd: Etcd, fleet: Fleet, table: Sweep, column: str, nodes: int) -> None:
+    """What a while of rest costs etcd and the nodes."""
     before, cpu_before = etcd.load(), fleet.cpu_s()
     time.sleep(IDLE_S)
-    return etcd.load().since(before), fleet.cpu_s() - cpu_before
+    load, cpu_s = etcd.load().since(before), fleet.cpu_s() - cpu_before
+    table.note(column, "at rest: requests to etcd, of each node", load.requests / IDLE_S / nodes, "/s")
+    table.note(column, "at rest: bytes to and from etcd, of each node", load.bytes / IDLE_S / nodes, "B/s")
+    table.note(column, "at rest: writes to etcd, of all nodes", load.revisions / IDLE_S, "/s")
+    table.note(column, "at rest: etcd's processors, three members", 100 * load.cpu_s / IDLE_S, "% of a core")
+    table.note(column, "at rest: processors of all nodes", 100 * cpu_s / IDLE_S, "% of a core")
 
 
-def show_load(bench: Bench, load: Load, cpu_s: float, nodes: int) -> None:
-    figures = bench.figures
-    figures.show("  requests to etcd a second, for each node", [load.requests / IDLE_S / nodes], "/s")
-    sent = (load.sent_bytes + load.received_bytes) / IDLE_S / nodes
-    figures.show("  bytes to and from etcd a second, for each node", [sent], "B/s")
-    figures.show("  writes to etcd a second, all nodes", [load.revisions / IDLE_S], "/s")
-    figures.show("  etcd's processors", [100 * load.cpu_s / IDLE_S], "%")
-    figures.show("  the nodes' processors", [100 * cpu_s / IDLE_S], "%")
-
-
-def measure_queue(bench: Bench, etcd: Etcd, fleet: Fleet, nodes: int, jobs: int) -> None:
-    figures, what = bench.figures, f"{nodes:,} busy nodes, {jobs:,} queued jobs"
-    memory_mib, before = fleet.resident_mib(), etcd.load()
+def measure_queue(etcd: Etcd, fleet: Fleet, table: Sweep, nodes: int, jobs: int) -> None:
+    column, memory_mib, before = f"{jobs:,}", fleet.resident_mib(), etcd.load()
     submits = fleet.ask(f"submit {jobs} {WHOLE_MILLI}")
-    written = etcd.load().since(before)
-    figures.show(f"{what}: submits", [rate(jobs, submits)], "/s")
-    figures.show("  requests to etcd for a submit", [written.requests / jobs], "")
-    figures.show("  record and index keys of each", [fleet.ask("records 100")["bytes"]], "B")
+    table.note(column, "submits", rate(jobs, submits), "/s")
+    table.note(column, "requests to etcd for a submit", etcd.load().since(before).requests / jobs)
+    table.note(column, "record and index keys of each", fleet.ask("records 100")["bytes"], "B")
     time.sleep(2)
-    figures.show("  memory for each, in all nodes together", [(fleet.resident_mib() - memory_mib) / jobs * 1024], "KiB")
-    load, cpu_s = over(etcd, fleet)
-    show_load(bench, load, cpu_s, nodes)
+    table.note(column, "memory of each, in all nodes", (fleet.resident_mib() - memory_mib) / jobs * 1024, "KiB")
+    note_rest(etcd, fleet, table, column, nodes)
     before, cpu_before, began = etcd.load(), fleet.cpu_s(), time.monotonic()
     fleet.ask("release")
     drained = fleet.ask("drain")
-    took = time.monotonic() - began
-    load = etcd.load().since(before)
-    figures.show(f"{what}: all finished after", [took], "s")
-    figures.show("  jobs finished", [rate(drained["finished"], drained, "finish_seconds")], "/s")
-    figures.show("  requests to etcd for each", [load.requests / jobs], "")
-    figures.show("  bytes to and from etcd for each", [(load.sent_bytes + load.received_bytes) / jobs / 1024], "KiB")
-    figures.show("  etcd's processor time for each", [load.cpu_s / jobs * 1e3])
-    figures.show("  the nodes' processor time for each", [(fleet.cpu_s() - cpu_before) / jobs * 1e3])
-    figures.show("  etcd's database, one member", [etcd.load().database_bytes / MIB], "MiB")
-    figures.show("  etcd's memory, three members", [etcd.memory_mib()], "MiB")
+    took, load = time.monotonic() - began, etcd.load().since(before)
+    table.note(column, "drained within", took, "s")
+    table.note(column, "jobs finished", rate(drained["finished"], drained, "finish_seconds"), "/s")
+    table.note(column, "requests to etcd for each", load.requests / jobs)
+    table.note(column, "bytes to and from etcd for each", load.bytes / jobs / 1024, "KiB")
+    table.note(column, "etcd's processor time for each, three members", load.cpu_s / jobs * 1e3, "ms")
+    table.note(column, "processor time of the nodes for each", (fleet.cpu_s() - cpu_before) / jobs * 1e3, "ms")
+    table.note(column, "etcd's database, of one member", etcd.load().database_bytes / MIB, "MiB")
+    table.note(column, "etcd's memory, three members", etcd.memory_mib(), "MiB")
+    table.note(column, "memory of all nodes", fleet.resident_mib(), "MiB")
