@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use workrs::{
-    api::{self, Access, Api, Fullness},
+    api::{self, Access, Api, Fullness, GroupCapacity},
     joblog::Peers,
     node::{self, CheckpointQuota, NodeConfig, NodeParts, Roles, RunningNode},
 };
@@ -99,6 +99,7 @@ impl Group {
             return Ok((node, None));
         }
         let api = Api {
+            capacity: Arc::new(GroupCapacity::new(records.clone())),
             fullness: Arc::new(Fullness::new(Arc::clone(records.store()))),
             records,
             blobs: self.blobs.clone(),
