@@ -4,16 +4,21 @@ set -euo pipefail
 
 usage() {
     cat <<END
-usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--workrs FILE] [--out DIR]
-  --full         every kind of data at 50, 500 and 2,000 MB; by default a choice of them
-  --only NAMES   separated by commas: checkpoint, noop, queue, chunking, matrix (the table of kinds of data by size),
-                 a kind (list, array, dict, sqlite, c, disk, bytes), or a kind and its megabytes (list-50)
+usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--workrs FILE] [--group-bench FILE]
+                        [--out DIR]
+  --full         every kind of data at 50, 500 and 2,000 MB, by default a choice of them; 50 kills instead of 20, and
+                 100,000 queued jobs instead of 10,000
+  --only NAMES   separated by commas: checkpoint, noop, queue, chunking; of groups: recovery, throughput, scale;
+                 matrix (the table of kinds of data by size), a kind (list, array, dict, sqlite, c, disk, bytes), or a
+                 kind and its megabytes (list-50)
   --tools NAMES  of workrs, podman, docker, for the table; all by default
   --rounds N     rounds of the paired measurements; 7 by default
   --workrs FILE  measure this executable; by default a release build of this checkout
+  --group-bench FILE
+                 the example program group_bench, which throughput and scale run; by default a release build of it
   --out DIR      where results.md, results.csv and results.json go; target/bench by default
 Needs root, runc and CRIU (scripts/setup.sh); compares with podman and Docker where they are installed
-(scripts/setup.sh --bench).
+(scripts/setup.sh --bench). What is of groups needs etcd, recovery also Garage (scripts/setup.sh --cluster).
 exit codes: 0 measured (missed goals are told, not judged), 1 something could not be measured, 64 wrong usage
 END
 }
@@ -33,7 +38,7 @@ while [ $# -gt 0 ]; do
         arguments+=("$1")
         shift
         ;;
-    --workrs | --only | --tools | --rounds | --out)
+    --workrs | --group-bench | --only | --tools | --rounds | --out)
         if [ $# -lt 2 ]; then usage >&2 && exit 64; fi
         case $1 in
         --workrs) workrs=$2 ;;

@@ -166,6 +166,8 @@ s3_region = "{REGION}"
 class Node(Program):
     """A node, on the same data folder and port each time."""
 
+    options = NODE_OPTIONS
+
     def __init__(self, name, folder, port, program):
         super().__init__(name, folder)
         self.program, self.data, self.address = program, folder / name, f"127.0.0.1:{port}"
@@ -177,7 +179,7 @@ class Node(Program):
             "AWS_SECRET_ACCESS_KEY": keys["secret"],
             "AWS_REGION": REGION,
         }
-        options = ["--name", self.name, "--data-dir", self.data, "--listen", self.address, *stores, *NODE_OPTIONS]
+        options = ["--name", self.name, "--data-dir", self.data, "--listen", self.address, *stores, *self.options]
         self.begin = self.log.stat().st_size if self.log.exists() else 0
         self.launch([self.program, "up", *options], clean_environment() | credentials)
 

@@ -24,10 +24,13 @@ FIRST_JOB_WAIT = "120s"
 class Bench:
     """Prepares each peer once; why one cannot be measured is in `lacking`."""
 
-    def __init__(self, workrs: str, rounds: int, tools: list[str]) -> None:
+    def __init__(self, workrs: str, rounds: int, tools: list[str], full: bool, group_bench: str | None) -> None:
         self.workrs = workrs
         self.rounds = rounds
         self.tools = tools
+        self.full = full
+        # The example program of that name; None: it is to be built.
+        self.group_bench = group_bench
         self.figures = Figures()
         self.clean_up = host.CleanUp()
         self.lacking: dict[str, str] = {}

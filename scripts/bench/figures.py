@@ -79,12 +79,35 @@ HEAD = [
 
 
 @dataclass
+class Sweep:
+    """Figures of the same kind at several sizes: a column for each size."""
+
+    title: str
+    columns: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def note(self, column: str, name: str, value: float, unit: str = "") -> None:
+        """Prints and keeps a figure."""
+        if column not in self.columns:
+            self.columns.append(column)
+        row = f"{name}, {unit}" if unit else name
+        self.rows.setdefault(row, {})[column] = value
+        print(f"  {column}: {name:<{max(1, 54 - len(column))}} {number(value):>8} {unit}".rstrip(), flush=True)
+
+    def lines(self) -> list[str]:
+        cells = [[row, *(typical(of_row.get(column)) for column in self.columns)] for row, of_row in self.rows.items()]
+        head = [self.title, *self.columns]
+        return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *cells]]
+
+
+@dataclass
 class Figures:
     """All that was measured in a run."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
     # True or False where it was measured.
     goals: list[tuple[str, bool | None]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -98,6 +121,11 @@ class Figures:
             print(f"  {name:<56} {number(median(values)):>8} {unit:<5} {extremes}".rstrip(), flush=True)
         else:
             print(f"  {name:<56} {ABSENT:>8}", flush=True)
+
+    def sweep(self, title: str) -> Sweep:
+        """A table of its own, to be filled."""
+        self.sweeps.append(Sweep(title))
+        return self.sweeps[-1]
 
     def ratio(self, name: str, ours: list[float], peers: list[float], goal: float | None = None) -> None:
         """Prints the median of the rounds' ratios; with a goal, whether it is reached."""
@@ -132,13 +160,16 @@ class Figures:
         rows = [[row.job, row.tool, *row.cells(typical)] for row in self.rows]
         return [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]
 
+    def tables(self) -> list[list[str]]:
+        return [*([self.table()] if self.rows else []), *(sweep.lines() for sweep in self.sweeps if sweep.rows)]
+
     def goal_lines(self) -> list[str]:
         verdicts = {True: "reached", False: "missed", None: "not measured"}
         return [f"goal: {name}: {verdicts[reached]}" for name, reached in self.goals]
 
     def sum_up(self) -> None:
-        if self.rows:
-            print("\n" + "\n".join(self.table()))
+        for table in self.tables():
+            print("\n" + "\n".join(table))
         print("\n" + "\n".join(self.goal_lines()))
         for reason in self.failures:
             print(f"not measured: {reason}")
@@ -147,7 +178,7 @@ class Figures:
         """results.md for people, results.csv with the table's medians, results.json with every single value."""
         os.makedirs(folder, exist_ok=True)
         with open(f"{folder}/results.md", "w", encoding="utf-8") as out:
-            parts = [["```", *machine, "```"], self.table() if self.rows else [], self.value_table()]
+            parts = [["```", *machine, "```"], *self.tables(), self.value_table()]
             parts.append([f"- {line}" for line in self.goal_lines()])
             parts.append([f"- not measured: {reason}" for reason in self.failures])
             out.write("\n\n".join("\n".join(part) for part in parts if part) + "\n")
@@ -159,7 +190,7 @@ class Figures:
             goals = [{"goal": name, "reached": reached} for name, reached in self.goals]
             rows = [vars(row) for row in self.rows]
             content = {"machine": machine, "rows": rows, "values": self.values, "units": self.units}
-            content |= {"goals": goals, "failures": self.failures}
+            content |= {"sweeps": [vars(sweep) for sweep in self.sweeps], "goals": goals, "failures": self.failures}
             json.dump(content, out, indent=1, ensure_ascii=False)
 
     def value_table(self) -> list[str]:

@@ -105,8 +105,8 @@ class CleanUp:
             except Exception as error:  # the other steps still have to be done
                 print(f"warning: cannot clean up: {error}", file=sys.stderr)
 
-    def scratch(self, name: str) -> str:
-        folder = tempfile.mkdtemp(prefix=f"workrs-bench-{name}-", dir=scratch_root())
+    def scratch(self, name: str, root: str | None = None) -> str:
+        folder = tempfile.mkdtemp(prefix=f"workrs-bench-{name}-", dir=root or scratch_root())
         os.chmod(folder, 0o711)  # jobs reach their disks through it
         self.add(lambda: shutil.rmtree(folder) if os.path.exists(folder) else None)
         return folder

@@ -1,6 +1,6 @@
 """Measures Workrs on this machine beside its peers; docs/benchmarks.md says what and how.
 
-usage: main.py WORKRS [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--out DIR]
+usage: main.py WORKRS [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--group-bench FILE] [--out DIR]
 """
 
 import argparse
@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 
 import chunking
+import fleet
 import host
 import load
 import matrix
 import paired
+import recovery
 from bench import TOOLS, Bench
 from matrix import Cell
 
@@ -22,7 +24,12 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "noop": load.measure_noop,
     "queue": load.measure_queue,
     "chunking": chunking.measure,
+    "recovery": recovery.measure,
+    "throughput": fleet.measure_throughput,
+    "scale": fleet.measure_scale,
 }
+# Parts that need no peers and no node of their own kind.
+ALONE = {"chunking", "recovery", "throughput", "scale"}
 EXIT_FAILED = 1
 EXIT_USAGE = 64
 
@@ -63,6 +70,7 @@ def main() -> int:
     parser.add_argument("--only")
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--group-bench")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     try:
@@ -78,9 +86,9 @@ def main() -> int:
     began = time.monotonic()
     machine = host.describe(args.workrs)
     print("\n".join(machine), flush=True)
-    bench = Bench(os.path.abspath(args.workrs), args.rounds, tools)
+    bench = Bench(os.path.abspath(args.workrs), args.rounds, tools, args.full, args.group_bench)
     try:
-        if names != ["chunking"]:
+        if not ALONE.issuperset(names):
             bench.prepare()
         for name in names:
             measure(bench, name)

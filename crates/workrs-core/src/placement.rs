@@ -15,6 +15,18 @@ pub struct Capacity {
     pub disk_bytes: u64,
 }
 
+impl Capacity {
+    /// What is left once a job has what it asks for.
+    #[must_use]
+    pub fn without(self, entry: &QueueEntry) -> Self {
+        Self {
+            cpus_milli: self.cpus_milli.saturating_sub(entry.cpus_milli),
+            memory_bytes: self.memory_bytes.saturating_sub(entry.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_sub(entry.disk_bytes.saturating_mul(2)),
+        }
+    }
+}
+
 /// Why a job cannot run on a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {

@@ -75,7 +75,7 @@ impl Records {
         changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
         let transaction = Transaction { conditions: Vec::new(), changes };
         match self.commit_settled(&key, Some(stored.revision), transaction, Effect::Written(operation)).await? {
-            Settled::Applied | Settled::Found(_) => Ok(()),
+            Settled::Applied(_) | Settled::Found(_) => Ok(()),
             // Somebody else archived or deleted it: the blob is nobody's.
             Settled::Lost => blobs.delete(&name).await.map_err(failed),
         }

@@ -11,7 +11,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -90,7 +90,28 @@ impl From<InvalidEnvelope> for RecordError {
     }
 }
 
+/// A record as this process knows it from its last read or change: the next change can be made of it without reading it
+/// again, as it is committed only if the record still stands so.
+#[derive(Debug, Clone)]
+pub struct Known(Stored);
+
+impl Known {
+    /// Without what a change needs beside it.
+    pub fn into_record(self) -> JobRecord {
+        self.0.into_record()
+    }
+}
+
+impl Deref for Known {
+    type Target = JobRecord;
+
+    fn deref(&self) -> &JobRecord {
+        self.0.record()
+    }
+}
+
 /// A record as it was read.
+#[derive(Debug, Clone)]
 struct Stored {
     envelope: Envelope<JobRecord>,
     revision: Revision,
@@ -135,7 +156,7 @@ impl Records {
         loop {
             let transaction = Transaction { conditions: Vec::new(), changes: changes.clone() };
             match self.commit_settled(&key, None, transaction, Effect::Written(operation)).await? {
-                Settled::Applied => return Ok(Submitted::New(record)),
+                Settled::Applied(_) => return Ok(Submitted::New(record)),
                 Settled::Found(stored) => {
                     return Ok(Submitted::New(stored.map_or(record, Stored::into_record)));
                 }
@@ -165,6 +186,16 @@ impl Records {
         Ok((record, self.store.watch(&key, page.revision).await?))
     }
 
+    /// A watch of what happens to a job from the moment on from which it is known; see [`watch`](Self::watch).
+    pub async fn watch_from(&self, known: &Known) -> Result<Watch, RecordError> {
+        Ok(self.store.watch(&keys::job(&known.id), known.0.revision).await?)
+    }
+
+    /// The record in an entry that a watch told of.
+    pub async fn told(&self, entry: &Entry) -> Result<JobRecord, RecordError> {
+        Ok(self.decode(entry).await?.into_record())
+    }
+
     /// Applies an event to a job, and gives the record as it stands then. An event that the record already reflects
     /// writes nothing and does not look at `guards`. Otherwise the change happens only while all guards hold.
     ///
@@ -190,28 +221,51 @@ impl Records {
         decide: impl Fn(&JobRecord) -> Option<(JobEvent, Vec<Condition>)>,
         operation: &OperationId,
     ) -> Result<Option<JobRecord>, RecordError> {
+        Ok(self.change(id, None, decide, operation).await?.map(Known::into_record))
+    }
+
+    /// The same, and gives what the next change can be made of. If the record is known from the last one, it is read only
+    /// if it has changed since, or if nothing would be written.
+    pub async fn change(
+        &self,
+        id: &JobId,
+        known: Option<&Known>,
+        decide: impl Fn(&JobRecord) -> Option<(JobEvent, Vec<Condition>)>,
+        operation: &OperationId,
+    ) -> Result<Option<Known>, RecordError> {
         let key = keys::job(id);
         let mut pause = Pause::new();
         let mut before = None;
+        let mut remembered = known.cloned();
         loop {
-            let stored = self.read(&key).await?.ok_or(RecordError::NotFound)?;
-            let Some((event, guards)) = decide(stored.record()) else { return Ok(None) };
-            let next = stored.record().apply(&event)?;
-            if next == *stored.record() {
-                return Ok(Some(next));
-            }
+            // What is only remembered decides nothing but what to try.
+            let (stored, is_read) = match remembered.take() {
+                Some(Known(stored)) => (stored, false),
+                None => (self.read(&key).await?.ok_or(RecordError::NotFound)?, true),
+            };
+            let (guards, next) = match decide(stored.record()) {
+                Some((event, guards)) => match stored.record().apply(&event) {
+                    Ok(next) if next != *stored.record() => (guards, next),
+                    _ if !is_read => continue,
+                    Ok(_) => return Ok(Some(Known(stored))),
+                    Err(illegal) => return Err(illegal.into()),
+                },
+                None if !is_read => continue,
+                None => return Ok(None),
+            };
             // The conflict had another cause than a changed record, and the guards hold again: no hurry.
             if before.replace(stored.revision) == Some(stored.revision) {
                 pause.wait().await;
             }
             let envelope = stored.envelope.succeeded_by(next, operation.clone());
-            let mut changes = index_changes(&stored.index, &keys::index_keys(&envelope.body));
+            let index = keys::index_keys(&envelope.body);
+            let mut changes = index_changes(&stored.index, &index);
             changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
             let transaction = Transaction { conditions: guards.clone(), changes };
             let effect = Effect::Written(operation);
             match self.commit_settled(&key, Some(stored.revision), transaction, effect).await? {
-                Settled::Applied => return Ok(Some(envelope.body)),
-                Settled::Found(stored) => return Ok(stored.map(Stored::into_record)),
+                Settled::Applied(revision) => return Ok(Some(Known(Stored { envelope, revision, index }))),
+                Settled::Found(stored) => return Ok(stored.map(Known)),
                 Settled::Lost => self.check_guards(&guards).await?,
             }
         }
@@ -230,7 +284,7 @@ impl Records {
             changes.push(Change::Delete(key.clone()));
             let transaction = Transaction { conditions: Vec::new(), changes };
             match self.commit_settled(&key, Some(stored.revision), transaction, Effect::Deleted).await? {
-                Settled::Applied | Settled::Found(_) => return Ok(()),
+                Settled::Applied(_) | Settled::Found(_) => return Ok(()),
                 Settled::Lost => {}
             }
         }

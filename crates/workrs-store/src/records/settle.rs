@@ -20,8 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of a commit.
 pub(super) enum Settled {
-    /// Applied, as it was sent.
-    Applied,
+    /// Applied, as it was sent, by the transaction of this number.
+    Applied(Revision),
     /// Applied, as a re-read showed: the record as it stands now, which may have moved on.
     Found(Box<Option<Stored>>),
     /// A condition did not hold, or somebody else was first.
@@ -91,7 +91,7 @@ impl Records {
         let mut in_doubt = false;
         loop {
             match self.store.commit(transaction.clone()).await {
-                Ok(_) => return Ok(Settled::Applied),
+                Ok(revision) => return Ok(Settled::Applied(revision)),
                 Err(StateError::Conflict) if !in_doubt => return Ok(Settled::Lost),
                 Err(StateError::Damaged(text)) => return Err(RecordError::Damaged(text)),
                 Err(StateError::Conflict) => {

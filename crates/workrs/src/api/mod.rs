@@ -2,6 +2,7 @@
 //! node's loops; only the live log comes from the node that runs the job.
 
 mod access;
+mod capacity;
 mod drain;
 mod events;
 mod health;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use workrs_store::{blobs::Blobs, records::Records, state::StateError};
 
 pub use self::{
+    capacity::GroupCapacity,
     drain::{DrainNote, DrainView},
     health::Fullness,
     logs::{LogLine, QUIET},
@@ -57,6 +59,8 @@ pub struct Api {
     pub peers: Peers,
     /// Whether the state store has room for more jobs.
     pub fullness: Arc<Fullness>,
+    /// The largest job that any node could run.
+    pub capacity: Arc<GroupCapacity>,
     /// Who may ask.
     pub access: Arc<Access>,
     /// Ends streams when the node stops.

@@ -15,7 +15,7 @@ use workrs_core::{
     id::{InvalidName, JobId, OperationId, Owner},
     job::{BlobRef, JobRecord},
     keys::BlobNames,
-    spec::{JobSpec, command_for_script, format_size},
+    spec::{command_for_script, format_size},
 };
 use workrs_store::{
     blobs::Blobs,
@@ -24,7 +24,7 @@ use workrs_store::{
 };
 
 use super::{Api, JobView, Problem, SubmitRequest, jobs::SETTLE};
-use crate::node::{FileEntry, FileIndex, INDEX_NAME, NodeInfo, check_path};
+use crate::node::{FileEntry, FileIndex, INDEX_NAME, check_path};
 
 /// The most input files of one job.
 const MAX_INPUTS: usize = 10_000;
@@ -120,7 +120,7 @@ async fn accept(api: &Api, received: Received) -> Result<Response, Problem> {
         );
         return Err(Problem::invalid("disk", detail).hint("ask for a larger disk (--disk)"));
     }
-    let capacity = tokio::time::timeout(SETTLE, check_capacity(api, &spec)).await;
+    let capacity = tokio::time::timeout(SETTLE, api.capacity.check(&spec)).await;
     capacity.map_err(|_| RecordError::Unavailable("it does not answer; nothing was accepted".to_owned()))??;
     let inputs = upload.finish().await?;
     let owner = Owner::new("local")?;
@@ -159,30 +159,6 @@ fn command(request: &SubmitRequest, script: Option<&Script>) -> Result<(Vec<Stri
         (Some(_), Some(_)) => Err(Problem::invalid("command", "give a script or a command, not both")),
         (None, None) => Err(Problem::invalid("command", "there is nothing to run: give a script or a command")),
     }
-}
-
-/// Refuses what no live node could run even if it ran nothing else.
-async fn check_capacity(api: &Api, spec: &JobSpec) -> Result<(), Problem> {
-    let mut nodes = NodeInfo::list(&api.records).await?;
-    nodes.retain(|node| node.cannot_run.is_none());
-    let most = |value: fn(&NodeInfo) -> u64| nodes.iter().map(value).max();
-    let limits = [
-        ("cpus", u64::from(spec.cpus_milli), most(|node| u64::from(node.cpus_milli))),
-        ("memory", spec.memory_bytes, most(|node| node.memory_bytes)),
-        ("disk", spec.disk_bytes.saturating_mul(2), most(|node| node.disk_bytes)),
-    ];
-    for (field, wanted, largest) in limits {
-        // Without any node nothing is known: the job waits for one.
-        let Some(largest) = largest.filter(|largest| wanted > *largest) else { continue };
-        let show = |amount: u64| match field {
-            "cpus" => (amount as f64 / 1_000.0).to_string(),
-            "disk" => format_size(amount / 2),
-            _ => format_size(amount),
-        };
-        let detail = format!("the job asks for {}, the largest node of the group has {}", show(wanted), show(largest));
-        return Err(Problem::invalid(field, detail).hint("ask for less, or start a larger node"));
-    }
-    Ok(())
 }
 
 /// Reads a form, streaming its files to blobs.

@@ -81,6 +81,7 @@ impl TestNode {
             blobs: group.blobs.clone(),
             live_logs: live_logs.clone(),
             peers: Peers::new(incarnation.clone(), Some(TOKEN.to_owned())).unwrap(),
+            capacity: Arc::new(GroupCapacity::new(group.records.clone())),
             fullness: Arc::new(Fullness::new(Arc::clone(group.records.store()))),
             access: Arc::new(Access { address, token: Some(TOKEN.to_owned()) }),
             stopping: CancellationToken::new(),

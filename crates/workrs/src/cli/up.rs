@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use workrs_core::{id::JobId, spec::format_size};
 
 use crate::{
-    api::{self, Access, Api, Fullness},
+    api::{self, Access, Api, Fullness, GroupCapacity},
     args::UpArgs,
     config::{self, Config, Machine, Secrets},
     exit_codes,
@@ -80,6 +80,7 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let stopping = CancellationToken::new();
     let peers = Peers::new(node.incarnation().clone(), config.token.clone()).context("cannot speak to other nodes")?;
     let api = Api {
+        capacity: Arc::new(GroupCapacity::new(records.clone())),
         fullness: Arc::new(Fullness::new(Arc::clone(records.store()))),
         records,
         blobs,

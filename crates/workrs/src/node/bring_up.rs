@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 use workrs_core::{
     job::{Checkpoint, CheckpointMode, Failure, JobEvent, Outcome},
@@ -26,15 +27,14 @@ use crate::{
 const RESTORE_TRIES: u32 = 2;
 
 impl Run {
-    /// From the record to a running program, down the steps that proof demands.
-    pub(super) async fn bring_up(&mut self) -> Result<Live, Leave> {
+    /// From the record to a running program, down the steps that proof demands, unless it is interrupted.
+    pub(super) async fn bring_up(&mut self, interrupted: &mut BoxFuture<'static, Leave>) -> Result<Live, Leave> {
         let mut tries = 0;
         loop {
-            let interrupted = self.interruption();
             let resume_point = self.record.resume_point().cloned();
             let brought_up = tokio::select! {
                 biased;
-                leave = interrupted => return Err(leave),
+                leave = &mut *interrupted => return Err(leave),
                 brought_up = self.bring_up_from(resume_point.as_ref()) => brought_up,
             };
             let (checkpoint, reason) = match (brought_up, resume_point) {
@@ -197,6 +197,7 @@ impl Run {
         let Some(manifest) = &checkpoint.manifest else {
             return Err(BringUpError::Bad("the record names no manifest".to_owned()));
         };
+        let began = Instant::now();
         let folder = self.work_dir.join("restore");
         let mut pause = Duration::from_millis(200);
         loop {
@@ -207,6 +208,8 @@ impl Run {
             match self.shared.checkpoints.fetch(&self.record.id, checkpoint.id, manifest, &folder).await {
                 Ok(manifest) => {
                     self.shared.usage.set(&self.record.id, manifest.pack_bytes.iter().sum());
+                    let fetch_ms = began.elapsed().as_millis() as u64;
+                    tracing::info!(checkpoint = %checkpoint.id, fetch_ms, "fetched the checkpoint to resume from");
                     let origin = Origin::Captured { folder, mode: manifest.mode, needs: manifest.needs.clone() };
                     return Ok((origin, Arc::new(manifest)));
                 }

@@ -24,7 +24,7 @@ use workrs_engine::{CapturedPart, EngineError};
 use workrs_store::{
     checkpoints::{Base, CheckpointError, NewCheckpoint, PartSource},
     fresh,
-    records::RecordError,
+    records::{Known, RecordError},
 };
 
 use super::{
@@ -150,7 +150,7 @@ pub(super) enum Committed {
     /// It is the job's newest checkpoint.
     Yes {
         /// The record that says so.
-        record: Box<JobRecord>,
+        record: Box<Known>,
         /// What the next one can build on.
         base: Box<Base>,
         /// A pack of it was read back just now.
@@ -217,7 +217,7 @@ pub(super) async fn settle(upload: Option<Upload>) {
 
 struct UploadTask {
     shared: Arc<Shared>,
-    record: JobRecord,
+    record: Known,
     holder: Holder,
     log_path: PathBuf,
     log_from: u64,
@@ -285,14 +285,15 @@ impl UploadTask {
         let event = JobEvent::CheckpointCommitted { holder: self.holder.clone(), checkpoint };
         let mut pause = Duration::from_millis(100);
         let record = loop {
-            match self.shared.records.apply(&self.record.id, &event, &[], &operation).await {
-                Ok(record) => break record,
+            let decide = |_: &_| Some((event.clone(), Vec::new()));
+            match self.shared.records.change(&self.record.id, Some(&self.record), decide, &operation).await {
+                Ok(Some(record)) => break record,
                 Err(RecordError::Unavailable(_)) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
                 Err(RecordError::Damaged(reason)) => return Committed::Failed(reason),
-                Err(_) => return Committed::Fenced,
+                Ok(None) | Err(_) => return Committed::Fenced,
             }
         };
         tracing::info!(

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
     id::JobId,
@@ -25,7 +26,7 @@ use workrs_store::{
 
 use super::{
     Cooldown, Order, Shared, Slot,
-    members::Member,
+    members::{List, Member},
     queue::{self, Jobs, Queue, Waiting},
     run,
 };
@@ -34,7 +35,11 @@ use crate::metrics;
 /// The queue is looked at this often without any notice, for whatever was missed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Among this many jobs of one priority that wait, a node begins with those for which it ranks first.
-const WINDOW: usize = 32;
+const WINDOW: usize = 64;
+/// Claims of a node that are under way at the same time: the store takes many writes at once, but each one takes its time.
+const CLAIMS_AT_ONCE: usize = 16;
+/// How long what others claimed may take until this node's watch tells of it.
+const NEWS: Duration = Duration::from_millis(20);
 /// Jobs that a look into the parts of others brings.
 const LOOK_AT: usize = 100;
 /// Looks into the parts of others, by all nodes of the group together, in a second.
@@ -47,13 +52,13 @@ struct Rivals {
     /// The parts of the queue that this node watches.
     shards: Vec<u8>,
     /// Of those, the other nodes that watch them, too.
-    others: BTreeMap<u8, Vec<Member>>,
+    others: BTreeMap<u8, Vec<Arc<Member>>>,
     /// How many nodes take jobs.
     group: usize,
 }
 
 impl Rivals {
-    fn new(shared: &Shared, members: &[Member]) -> Self {
+    fn new(shared: &Shared, members: &[Arc<Member>]) -> Self {
         let me = placement::name_hash(shared.config.id.as_str());
         let taking: Vec<_> = members.iter().filter(|member| member.takes_jobs && member.hash != me).collect();
         let hashes: Vec<u64> = taking.iter().map(|member| member.hash).collect();
@@ -61,7 +66,7 @@ impl Rivals {
         let all: Vec<u64> = hashes.iter().copied().chain([me]).collect();
         let others_of = |shard: u8| {
             let watchers: BTreeSet<_> = placement::watchers(shard, &all).into_iter().collect();
-            taking.iter().filter(|member| watchers.contains(&member.hash)).map(|member| (*member).clone()).collect()
+            taking.iter().filter(|member| watchers.contains(&member.hash)).map(|member| Arc::clone(member)).collect()
         };
         let others = shards.iter().map(|shard| (*shard, others_of(*shard))).collect();
         Self { shards, others, group: all.len() }
@@ -100,12 +105,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Claims jobs until the queue has to be opened anew.
-async fn serve(
-    shared: &Arc<Shared>,
-    queue: &mut Queue,
-    mut rivals: Rivals,
-    members: &mut watch::Receiver<Arc<Vec<Member>>>,
-) {
+async fn serve(shared: &Arc<Shared>, queue: &mut Queue, mut rivals: Rivals, members: &mut watch::Receiver<List>) {
     let first_look = |rivals: &Rivals| rivals.look_pause().map(|pause| Instant::now() + pause.mul_f64(rand::random()));
     let mut next_look = first_look(&rivals);
     loop {
@@ -113,16 +113,18 @@ async fn serve(
         let pause = take_what_fits(shared, &queue.jobs, &rivals).await;
         metrics::QUEUE_KNOWN.set(queue.jobs.len() as f64);
         tokio::select! {
+            biased;
+            () = until(next_look) => {
+                look_elsewhere(shared, &rivals).await;
+                next_look = rivals.look_pause().map(|pause| Instant::now() + pause);
+            }
+            // Before the next claims: so that none is of a job that is known to be gone.
             goes_on = queue.changed() => if !goes_on {
                 metrics::WATCH_RESTARTS.add_to(&["queue"], 1);
                 return;
             },
             () = freed => {}
             () = tokio::time::sleep(pause) => {}
-            () = until(next_look) => {
-                look_elsewhere(shared, &rivals).await;
-                next_look = rivals.look_pause().map(|pause| Instant::now() + pause);
-            }
             changed = members.changed() => {
                 if changed.is_err() {
                     return;
@@ -148,46 +150,89 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Claims jobs until none fits; gives the time after which another look may find more.
+/// Claims some of the jobs that fit; gives the time after which another look may find more.
 async fn take_what_fits(shared: &Arc<Shared>, queue: &Jobs, rivals: &Rivals) -> Duration {
+    let free = shared.free();
+    if shared.takes_none() || !queue.has_any_within(free) {
+        return LOOK_EVERY;
+    }
     let me = placement::name_hash(shared.config.id.as_str());
     let mut pause = LOOK_EVERY;
-    let mut free = shared.free();
-    let mut jobs = queue.iter().peekable();
-    while !shared.takes_none() && queue.has_any_within(free) {
-        let now = Instant::now();
-        let mut window: Vec<(usize, &Waiting)> = Vec::new();
-        while window.len() < WINDOW
-            && let Some(waiting) = jobs.next_if(|next| window.first().is_none_or(|(_, w)| w.priority == next.priority))
-        {
-            if !is_takeable(shared, waiting, free) {
-                continue;
-            }
-            let (count, rank) = rivals.of(me, waiting);
-            let delay = placement::claim_delay(rank, count, shared.busy(free));
-            let wait = cooldown(shared, &waiting.job).max((waiting.seen + delay).saturating_duration_since(now));
-            if wait.is_zero() {
-                window.push((rank, waiting));
-            } else {
-                pause = pause.min(wait);
-            }
-        }
-        if window.is_empty() {
+    let now = Instant::now();
+    let mut window: Vec<(usize, &Waiting)> = Vec::new();
+    for waiting in queue.iter() {
+        let is_of_them = window.first().is_none_or(|(_, first)| first.priority == waiting.priority);
+        if window.len() == WINDOW || !is_of_them {
             break;
         }
-        window.sort_by_key(|(rank, _)| *rank);
-        for (_, waiting) in window {
-            if !try_claim(shared, waiting, &mut free).await {
-                return Duration::from_secs(1);
-            }
+        if !is_takeable(shared, waiting, free) {
+            continue;
+        }
+        let (count, rank) = rivals.of(me, waiting);
+        let delay = placement::claim_delay(rank, count, shared.busy(free));
+        let wait = cooldown(shared, &waiting.job).max((waiting.seen + delay).saturating_duration_since(now));
+        if wait.is_zero() {
+            window.push((rank, waiting));
+        } else {
+            pause = pause.min(wait);
         }
     }
-    pause
+    if window.is_empty() {
+        return pause;
+    }
+    window.sort_by_key(|(rank, _)| *rank);
+    // Those for which this node ranks best, and if it gets some, no others: meanwhile these are taken by nodes that rank
+    // better for them.
+    for of_a_rank in window.chunk_by(|(one, _), (other, _)| one == other) {
+        let chosen = fitting(shared, of_a_rank.iter().map(|(_, waiting)| *waiting));
+        match claim_all(shared, chosen).await {
+            Claims::Some => return Duration::ZERO,
+            Claims::None => {}
+            Claims::Stopped => return Duration::from_secs(1),
+        }
+    }
+    NEWS
+}
+
+/// What came of some claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claims {
+    /// This node has some of the jobs.
+    Some,
+    /// All were others'.
+    None,
+    /// It makes no sense to go on for now.
+    Stopped,
+}
+
+/// Those of the jobs that fit together, in their order.
+fn fitting<'a>(shared: &Shared, jobs: impl Iterator<Item = &'a Waiting>) -> Vec<(JobId, QueueEntry)> {
+    let mut free = shared.free();
+    let mut chosen = Vec::new();
+    for waiting in jobs {
+        if is_takeable(shared, waiting, free) {
+            free = free.without(&waiting.entry);
+            chosen.push((waiting.job.clone(), waiting.entry.clone()));
+        }
+    }
+    chosen
+}
+
+/// Claims jobs that fit together, some at the same time.
+async fn claim_all(shared: &Arc<Shared>, jobs: Vec<(JobId, QueueEntry)>) -> Claims {
+    let claims = stream::iter(jobs).map(|(job, entry)| try_claim(shared, job, entry));
+    let claims = claims.buffer_unordered(CLAIMS_AT_ONCE);
+    let came_to = |all, one| match (all, one) {
+        (Claims::Stopped, _) | (_, Claims::Stopped) => Claims::Stopped,
+        (Claims::Some, _) | (_, Claims::Some) => Claims::Some,
+        (Claims::None, Claims::None) => Claims::None,
+    };
+    claims.fold(Claims::None, |all, one| std::future::ready(came_to(all, one))).await
 }
 
 /// Looks into parts of the queue that others watch, and claims what fits: the others may be full, or fit none of it.
 async fn look_elsewhere(shared: &Arc<Shared>, rivals: &Rivals) {
-    let mut free = shared.free();
+    let free = shared.free();
     if shared.takes_none() || free.cpus_milli == 0 || free.memory_bytes == 0 {
         return;
     }
@@ -200,42 +245,35 @@ async fn look_elsewhere(shared: &Arc<Shared>, rivals: &Rivals) {
         }
     };
     let elsewhere = found.iter().filter(|waiting| !rivals.shards.contains(&waiting.shard));
-    for waiting in elsewhere.filter(|waiting| cooldown(shared, &waiting.job).is_zero()) {
-        if is_takeable(shared, waiting, free) && !try_claim(shared, waiting, &mut free).await {
-            return;
-        }
-    }
+    let chosen = fitting(shared, elsewhere.filter(|waiting| cooldown(shared, &waiting.job).is_zero()));
+    claim_all(shared, chosen).await;
 }
 
 fn is_takeable(shared: &Shared, waiting: &Waiting, free: Capacity) -> bool {
     placement::fits(&waiting.entry, free, &shared.config.labels).is_ok() && !shared.jobs().contains_key(&waiting.job)
 }
 
-/// Claims the job if it still fits. Whether it makes sense to go on.
-async fn try_claim(shared: &Arc<Shared>, waiting: &Waiting, free: &mut Capacity) -> bool {
-    let job = &waiting.job;
+/// Claims a job for which there is room.
+async fn try_claim(shared: &Arc<Shared>, job: JobId, entry: QueueEntry) -> Claims {
     if shared.takes_none() {
-        return false;
+        return Claims::Stopped;
     }
-    if !is_takeable(shared, waiting, *free) {
-        return true;
-    }
-    let outcome = claim(shared, job, &waiting.entry).await;
-    *free = shared.free();
-    match outcome {
-        Ok(true) => {}
-        Ok(false) | Err(RecordError::NotFound | RecordError::Illegal(_)) => metrics::CLAIM_CONFLICTS.add(1),
+    match claim(shared, &job, &entry).await {
+        Ok(true) => Claims::Some,
+        Ok(false) | Err(RecordError::NotFound | RecordError::Illegal(_)) => {
+            metrics::CLAIM_CONFLICTS.add(1);
+            Claims::None
+        }
         // Its key is gone, or it is to drain.
         Err(RecordError::GuardFailed) => {
             shared.lease_lost.notify_one();
-            return false;
+            Claims::Stopped
         }
         Err(error) => {
             tracing::warn!(%job, %error, "cannot claim the job");
-            return false;
+            Claims::Stopped
         }
     }
-    true
 }
 
 /// For how long this node is to leave the job alone.
@@ -260,7 +298,7 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
         shared.jobs().insert(job.clone(), slot);
         Some(guarded(decide::claim(&holder, at)))
     };
-    let claimed = shared.records.decide(job, choose, &fresh::operation()).await;
+    let claimed = shared.records.change(job, None, choose, &fresh::operation()).await;
     // A record that moved on at once, by a cancel, is still this claim's to end.
     let record = claimed.as_ref().ok().and_then(Option::as_ref).filter(|record| {
         let noted = shared.jobs().get(job).map(|slot| slot.epoch);

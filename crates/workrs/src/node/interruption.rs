@@ -3,21 +3,28 @@
 use std::{sync::Arc, time::Duration};
 
 use workrs_core::{
-    job::{Holder, JobState, Outcome},
+    id::JobId,
+    job::{Holder, JobRecord, JobState, Outcome},
     keys,
 };
-use workrs_store::state::WatchEvent;
+use workrs_store::{
+    records::Known,
+    state::{Watch, WatchEvent},
+};
 
 use super::{
     Order, Shared,
     run::{Leave, Run},
 };
 
+/// The pause before a record whose watch broke off is read anew.
+const RETRY: Duration = Duration::from_millis(500);
+
 impl Run {
     /// Returns once somebody wants the job to end here: by an order of this node, or by its record.
     pub(super) fn interruption(&self) -> impl Future<Output = Leave> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        let id = self.record.id.clone();
+        let record = self.record.clone();
         let holder = self.holder.clone();
         let mut orders = self.orders.clone();
         let stopped =
@@ -32,47 +39,65 @@ impl Run {
             tokio::select! {
                 biased;
                 leave = ordered => leave,
-                leave = by_record(&shared, &id, &holder) => leave,
+                leave = by_record(&shared, &record, &holder) => leave,
             }
         }
     }
 }
 
-/// Returns once the record says that the job is cancelled or somebody else's.
-async fn by_record(shared: &Shared, id: &workrs_core::id::JobId, holder: &Holder) -> Leave {
-    let key = keys::job(id);
+/// Returns once the record says that the job is cancelled or somebody else's. What the watch tells is enough to see that, so
+/// the holder's own changes cost no reads.
+async fn by_record(shared: &Shared, claimed: &Known, holder: &Holder) -> Leave {
+    if let Some(leave) = meaning(Some(claimed), holder) {
+        return leave;
+    }
+    let mut watch = shared.records.watch_from(claimed).await;
     loop {
-        let watch = match shared.records.watch(id).await {
-            Ok((record, watch)) => {
-                match record.as_ref().map(|record| &record.state) {
-                    Some(JobState::Running { holder: current, cancel, .. }) if current == holder => {
-                        if cancel.is_some() {
-                            return Leave::Finish(Outcome::Cancelled);
-                        }
-                    }
-                    _ => return Leave::Fenced,
+        match watch {
+            Ok(mut watch) => {
+                if let Some(leave) = follow(shared, &claimed.id, holder, &mut watch).await {
+                    return leave;
                 }
-                Ok(watch)
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the job's record, will try on");
-                Err(())
-            }
-        };
-        let Ok(mut watch) = watch else {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            continue;
-        };
-        loop {
-            match watch.recv().await {
-                Some(WatchEvent::Put(entry)) if entry.key != key => {}
-                Some(WatchEvent::Deleted { key: deleted, .. }) if deleted != key => {}
-                None => {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                    break;
-                }
-                Some(_) => break,
-            }
+            Err(error) => tracing::warn!(%error, "cannot watch the job's record, will try on"),
         }
+        tokio::time::sleep(RETRY).await;
+        watch = match shared.records.watch(&claimed.id).await {
+            Ok((record, watch)) => match meaning(record.as_ref(), holder) {
+                Some(leave) => return leave,
+                None => Ok(watch),
+            },
+            Err(error) => Err(error),
+        };
+    }
+}
+
+/// Waits for a change of the record that ends the job here; `None` if the watch does not tell any more.
+async fn follow(shared: &Shared, id: &JobId, holder: &Holder, watch: &mut Watch) -> Option<Leave> {
+    let key = keys::job(id);
+    while let Some(event) = watch.recv().await {
+        match event {
+            WatchEvent::Put(entry) if entry.key == key => {
+                let record = shared.records.told(&entry).await.ok()?;
+                if let Some(leave) = meaning(Some(&record), holder) {
+                    return Some(leave);
+                }
+            }
+            WatchEvent::Deleted { key: deleted, .. } if deleted == key => return Some(Leave::Fenced),
+            WatchEvent::Compacted => return None,
+            // Of a job whose id begins like this one's.
+            WatchEvent::Put(_) | WatchEvent::Deleted { .. } => {}
+        }
+    }
+    None
+}
+
+/// What the record means for its holder; `None`: run on.
+fn meaning(record: Option<&JobRecord>, holder: &Holder) -> Option<Leave> {
+    match record.map(|record| &record.state) {
+        Some(JobState::Running { holder: current, cancel, .. }) if current == holder => {
+            cancel.is_some().then_some(Leave::Finish(Outcome::Cancelled))
+        }
+        _ => Some(Leave::Fenced),
     }
 }

@@ -66,20 +66,23 @@ impl Departed {
     }
 }
 
+/// The live nodes, by name. Each stands once in memory: a change of one does not copy the others.
+pub(super) type List = Arc<Vec<Arc<Member>>>;
+
 /// The live nodes, for everybody in this process.
 #[derive(Debug)]
-pub(super) struct Members(watch::Sender<Arc<Vec<Member>>>);
+pub(super) struct Members(watch::Sender<List>);
 
 impl Members {
     pub(super) fn new() -> Self {
         Self(watch::Sender::new(Arc::default()))
     }
 
-    pub(super) fn now(&self) -> Arc<Vec<Member>> {
+    pub(super) fn now(&self) -> List {
         Arc::clone(&self.0.borrow())
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<List> {
         self.0.subscribe()
     }
 }
@@ -130,7 +133,7 @@ pub(super) async fn run(shared: Arc<Shared>, departed: mpsc::UnboundedSender<Dep
     }
 }
 
-async fn load(shared: &Shared) -> Result<(BTreeMap<String, Member>, Watch), StateError> {
+async fn load(shared: &Shared) -> Result<(BTreeMap<String, Arc<Member>>, Watch), StateError> {
     let store = shared.records.store();
     let mut known = BTreeMap::new();
     let mut after: Option<String> = None;
@@ -147,15 +150,15 @@ async fn load(shared: &Shared) -> Result<(BTreeMap<String, Member>, Watch), Stat
     }
 }
 
-fn put(known: &mut BTreeMap<String, Member>, entry: &Entry) {
+fn put(known: &mut BTreeMap<String, Arc<Member>>, entry: &Entry) {
     if let Some(member) = Member::read(entry) {
-        known.insert(entry.key.clone(), member);
+        known.insert(entry.key.clone(), Arc::new(member));
     } else {
         tracing::error!(key = entry.key, "what a node says of itself cannot be read; it is not counted on");
     }
 }
 
-fn publish(shared: &Shared, known: &BTreeMap<String, Member>) {
+fn publish(shared: &Shared, known: &BTreeMap<String, Arc<Member>>) {
     let list: Vec<_> = known.values().cloned().collect();
     shared.members.0.send_if_modified(|current| {
         let is_new = **current != list;

@@ -460,11 +460,7 @@ impl Shared {
             memory_bytes: self.config.memory_bytes,
             disk_bytes: self.disk_bytes,
         };
-        self.jobs().values().fold(total, |free, slot| Capacity {
-            cpus_milli: free.cpus_milli.saturating_sub(slot.entry.cpus_milli),
-            memory_bytes: free.memory_bytes.saturating_sub(slot.entry.memory_bytes),
-            disk_bytes: free.disk_bytes.saturating_sub(slot.entry.disk_bytes.saturating_mul(2)),
-        })
+        self.jobs().values().fold(total, |free, slot| free.without(&slot.entry))
     }
 
     fn order(&self, id: &JobId, order: Order) {

@@ -79,6 +79,9 @@ async fn give_back_jobs(shared: &Shared, jobs: Vec<JobId>) -> Result<(), StateEr
 pub(super) async fn give_back_all(shared: &Shared) -> Result<(), StateError> {
     // Running first, then live: whoever claims in between is seen to live.
     let running = list(shared, keys::RUNNING).await?;
+    if running.is_empty() {
+        return Ok(());
+    }
     let live: BTreeSet<Incarnation> =
         list(shared, keys::NODES).await?.iter().filter_map(|key| keys::incarnation_of(key)).collect();
     let is_orphan = |key: &String| keys::incarnation_of(key).is_some_and(|process| !live.contains(&process));

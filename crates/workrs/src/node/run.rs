@@ -6,14 +6,17 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
-    job::{CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobRecord, MAX_LOG_RANGES, Outcome},
+    job::{CheckpointId, CheckpointMode, Failure, Holder, JobEvent, MAX_LOG_RANGES, Outcome},
     plan,
 };
 use workrs_engine::Container;
-use workrs_store::{fresh, records::RecordError};
+use workrs_store::{
+    fresh,
+    records::{Known, RecordError},
+};
 
 use super::{
     Order, Shared,
@@ -63,7 +66,7 @@ impl From<RecordError> for Leave {
 /// A claimed job, before and while its container exists.
 pub(super) struct Run {
     pub(super) shared: Arc<Shared>,
-    pub(super) record: JobRecord,
+    pub(super) record: Known,
     pub(super) holder: Holder,
     pub(super) work_dir: PathBuf,
     pub(super) orders: watch::Receiver<Order>,
@@ -95,7 +98,7 @@ pub(super) struct Live {
 
 pub(super) async fn run(
     shared: Arc<Shared>,
-    record: JobRecord,
+    record: Known,
     holder: Holder,
     orders: watch::Receiver<Order>,
     unsaved_since: Arc<Mutex<Instant>>,
@@ -117,11 +120,12 @@ impl Run {
         if let Err(error) = tokio::fs::create_dir_all(&self.work_dir).await {
             return Leave::host(format!("cannot create {}: {error}", self.work_dir.display()));
         }
-        let mut live = match self.bring_up().await {
+        let mut interrupted = self.interruption().boxed();
+        let mut live = match self.bring_up(&mut interrupted).await {
             Ok(live) => live,
             Err(leave) => return leave,
         };
-        let leave = self.watch_over(&mut live).await.unwrap_or_else(|leave| leave);
+        let leave = self.watch_over(&mut live, interrupted).await.unwrap_or_else(|leave| leave);
         if let Err(error) = live.container.destroy().await {
             tracing::error!(%error, "cannot remove the job's container");
         }
@@ -132,9 +136,11 @@ impl Run {
     pub(super) async fn commit(&mut self, event: JobEvent) -> Result<(), RecordError> {
         let mut pause = Duration::from_millis(100);
         loop {
-            match self.shared.records.apply(&self.record.id, &event, &[], &fresh::operation()).await {
+            let decide = |_: &_| Some((event.clone(), Vec::new()));
+            let (known, operation) = (Some(&self.record), fresh::operation());
+            match self.shared.records.change(&self.record.id, known, decide, &operation).await {
                 Ok(record) => {
-                    self.record = record;
+                    self.record = record.ok_or(RecordError::NotFound)?;
                     return Ok(());
                 }
                 // The store is away: the job runs on, the event waits.
@@ -149,7 +155,11 @@ impl Run {
     }
 
     /// Runs, checkpointing, until the program ends or must be left; says how to leave it.
-    async fn watch_over(&mut self, live: &mut Live) -> Result<Leave, Leave> {
+    async fn watch_over(
+        &mut self,
+        live: &mut Live,
+        mut interrupted: BoxFuture<'static, Leave>,
+    ) -> Result<Leave, Leave> {
         let plan = Some(self.plan_note(live));
         self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now(), plan }).await?;
         self.merge_log(live).await?;
@@ -161,7 +171,6 @@ impl Run {
         }
         let timeout = self.record.spec.timeout_ms.map(Duration::from_millis);
         let mut upload: Option<Upload> = None;
-        let mut interrupted = self.interruption().boxed();
         loop {
             let run_time = live.clock.elapsed();
             let decision = self.decide(live);

@@ -1,0 +1,82 @@
+//! The largest job that any node of the group could run.
+
+use std::time::Duration;
+
+use tokio::{sync::Mutex, time::Instant};
+use workrs_core::spec::{JobSpec, format_size};
+use workrs_store::{records::Records, state::StateError};
+
+use super::Problem;
+use crate::node::NodeInfo;
+
+/// How long it is believed that a node is there.
+const HOLDS: Duration = Duration::from_secs(10);
+
+/// What the group's nodes have, asked for now and then: a submit costs the same however many nodes there are.
+pub struct GroupCapacity {
+    records: Records,
+    known: Mutex<Option<(Instant, Largest)>>,
+}
+
+/// The most that a node has of each; of no nodes nothing is known.
+#[derive(Debug, Clone, Copy)]
+struct Largest {
+    cpus_milli: Option<u64>,
+    memory_bytes: Option<u64>,
+    disk_bytes: Option<u64>,
+}
+
+impl GroupCapacity {
+    /// Of the nodes that stand beside `records`.
+    pub fn new(records: Records) -> Self {
+        Self { records, known: Mutex::new(None) }
+    }
+
+    /// Refuses what no live node could run even if it ran nothing else.
+    pub(super) async fn check(&self, spec: &JobSpec) -> Result<(), Problem> {
+        let mut known = self.known.lock().await;
+        if let Some((_, largest)) = known.as_ref().filter(|(at, _)| at.elapsed() < HOLDS)
+            && largest.admits(spec).is_ok()
+        {
+            return Ok(());
+        }
+        // A larger node may have come meanwhile.
+        let largest = Largest::of(&self.records).await?;
+        *known = Some((Instant::now(), largest));
+        largest.admits(spec)
+    }
+}
+
+impl Largest {
+    async fn of(records: &Records) -> Result<Self, StateError> {
+        let mut nodes = NodeInfo::list(records).await?;
+        nodes.retain(|node| node.cannot_run.is_none());
+        let most = |value: fn(&NodeInfo) -> u64| nodes.iter().map(value).max();
+        Ok(Self {
+            cpus_milli: most(|node| u64::from(node.cpus_milli)),
+            memory_bytes: most(|node| node.memory_bytes),
+            disk_bytes: most(|node| node.disk_bytes),
+        })
+    }
+
+    fn admits(&self, spec: &JobSpec) -> Result<(), Problem> {
+        let limits = [
+            ("cpus", u64::from(spec.cpus_milli), self.cpus_milli),
+            ("memory", spec.memory_bytes, self.memory_bytes),
+            ("disk", spec.disk_bytes.saturating_mul(2), self.disk_bytes),
+        ];
+        for (field, wanted, largest) in limits {
+            // Without any node nothing is known: the job waits for one.
+            let Some(largest) = largest.filter(|largest| wanted > *largest) else { continue };
+            let show = |amount: u64| match field {
+                "cpus" => (amount as f64 / 1_000.0).to_string(),
+                "disk" => format_size(amount / 2),
+                _ => format_size(amount),
+            };
+            let detail =
+                format!("the job asks for {}, the largest node of the group has {}", show(wanted), show(largest));
+            return Err(Problem::invalid(field, detail).hint("ask for less, or start a larger node"));
+        }
+        Ok(())
+    }
+}
