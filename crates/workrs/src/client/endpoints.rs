@@ -41,6 +41,19 @@ impl fmt::Display for Tried {
     }
 }
 
+/// Connections to nodes, on which one that vanishes is noticed.
+pub(crate) fn connections() -> Result<reqwest::Client, reqwest::Error> {
+    tls::provide();
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(KEEPALIVE_AFTER)
+        .tcp_keepalive_interval(KEEPALIVE_EVERY)
+        .tcp_keepalive_retries(KEEPALIVE_PROBES)
+        .tcp_user_timeout(UNACKNOWLEDGED)
+        .build()
+}
+
 /// The nodes of a group. Clones share which one answered last.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoints {
@@ -53,16 +66,7 @@ pub(super) struct Endpoints {
 impl Endpoints {
     pub(super) fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
         let servers: Arc<[String]> = servers.iter().map(|server| base(server)).collect();
-        tls::provide();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(KEEPALIVE_AFTER)
-            .tcp_keepalive_interval(KEEPALIVE_EVERY)
-            .tcp_keepalive_retries(KEEPALIVE_PROBES)
-            .tcp_user_timeout(UNACKNOWLEDGED)
-            .build();
-        let http = http.map_err(|error| silent("this program", root_cause(&error)))?;
+        let http = connections().map_err(|error| silent("this program", root_cause(&error)))?;
         Ok(Self { http, servers, first: Arc::default(), token: token.filter(|token| !token.is_empty()) })
     }
 

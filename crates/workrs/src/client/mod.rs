@@ -18,6 +18,7 @@ use futures::Stream;
 use reqwest::Method;
 use tokio::time::Instant;
 
+pub(crate) use self::endpoints::connections;
 use self::endpoints::{ANSWER_TIMEOUT, Endpoints, Misses, begun, silent, whole};
 pub use self::{
     endpoints::Tried,

@@ -10,24 +10,17 @@ use workrs_core::{
     job::Holder,
     keys,
 };
-use workrs_store::{records::Records, state::StateError, tls};
+use workrs_store::{records::Records, state::StateError};
 
 use super::{LogEvent, live::LiveEvents};
-use crate::node::NodeInfo;
+use crate::{client, node::NodeInfo};
 
 /// The header of a live log that carries the offset of its first byte: not the one that was asked for when the attempt
 /// has not come so far.
 pub const OFFSET_HEADER: &str = "x-workrs-offset";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node that is connected may take to begin its answer, or to go on with one that has an end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A node that vanished from the network is noticed after the first pause and three probes, so within ten seconds.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(3);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
-const KEEPALIVE_PROBES: u32 = 3;
-const UNACKNOWLEDGED: Duration = Duration::from_secs(9);
-
 /// The other nodes of the group, as far as logs are concerned.
 #[derive(Debug, Clone)]
 pub struct Peers {
@@ -39,15 +32,7 @@ pub struct Peers {
 impl Peers {
     /// The nodes other than the process `own`; `token` is what they want to see.
     pub fn new(own: Incarnation, token: Option<String>) -> Result<Self, reqwest::Error> {
-        tls::provide();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(KEEPALIVE_AFTER)
-            .tcp_keepalive_interval(KEEPALIVE_EVERY)
-            .tcp_keepalive_retries(KEEPALIVE_PROBES)
-            .tcp_user_timeout(UNACKNOWLEDGED)
-            .build()?;
+        let http = client::connections()?;
         Ok(Self { http, token, own })
     }
 

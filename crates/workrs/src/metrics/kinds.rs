@@ -98,21 +98,12 @@ pub struct Gauge(Series<f64>);
 
 impl Gauge {
     pub(super) const fn new(name: &'static str, help: &'static str) -> Self {
-        Self::with_labels(name, help, &[])
-    }
-
-    pub(super) const fn with_labels(name: &'static str, help: &'static str, labels: Labels) -> Self {
-        Self(Series::new(name, help, labels))
+        Self(Series::new(name, help, &[]))
     }
 
     /// Sets it.
     pub fn set(&self, value: f64) {
-        self.set_of(&[], value);
-    }
-
-    /// Sets the one with these values of its labels.
-    pub fn set_of(&self, labels: &[&'static str], value: f64) {
-        self.0.change(labels, |known| *known = value);
+        self.0.change(&[], |known| *known = value);
     }
 
     /// Sets it to the present time.
@@ -200,14 +191,14 @@ mod tests {
         # TYPE c_total counter
         c_total 0
         ");
-        let gauge = Gauge::with_labels("g", "Shows.", &["state"]);
-        gauge.set_of(&["running"], 1.0);
-        gauge.set_of(&["running"], 2.5);
-        insta::assert_snapshot!(rendered(&gauge), @r#"
+        let gauge = Gauge::new("g", "Shows.");
+        gauge.set(1.0);
+        gauge.set(2.5);
+        insta::assert_snapshot!(rendered(&gauge), @r"
         # HELP g Shows.
         # TYPE g gauge
-        g{state="running"} 2.5
-        "#);
+        g 2.5
+        ");
         let histogram = Histogram::with_labels("h_seconds", "Takes.", &["operation", "outcome"]);
         for millis in [1, 2, 400_000] {
             histogram.observe_of(&["get", "ok"], Duration::from_millis(millis));

@@ -59,9 +59,9 @@ pub static RESUMES: Counter = Counter::new("workrs_resumes_total", "Jobs that th
 /// Jobs that finished on this node.
 pub static FINISHED: Counter = Counter::new("workrs_finished_total", "Jobs that finished on this node.");
 
-/// Jobs that this node holds, by what it does with them: `preparing`, `running` or `saving`.
+/// Jobs that this node holds.
 pub static JOBS: Gauge =
-    Gauge::with_labels("workrs_jobs", "Jobs that this node holds, by state: preparing, running, saving.", &["state"]);
+    Gauge::new("workrs_jobs", "Jobs that this node holds: claimed, and neither ended nor given back.");
 /// Cores that no job has.
 pub static FREE_CPUS: Gauge = Gauge::new("workrs_free_cpus", "Cores of this node that no job has.");
 /// Memory that no job has.

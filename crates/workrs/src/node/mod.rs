@@ -484,6 +484,7 @@ impl Shared {
     /// Shows in the metrics what is free, and whether the node takes jobs.
     fn show(&self) {
         let free = self.free();
+        metrics::JOBS.set(self.jobs().len() as f64);
         metrics::FREE_CPUS.set(f64::from(free.cpus_milli) / 1_000.0);
         metrics::FREE_MEMORY.set(free.memory_bytes as f64);
         metrics::FREE_DISK.set(free.disk_bytes as f64);
