@@ -302,7 +302,10 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     });
     group::check_version(&shared).await?;
     let former = lease::succeed(&shared).await?;
-    shared.drained.store(drain::is_asked_for(&shared).await.map_err(StartError::Join)?, Ordering::SeqCst);
+    if drain::is_asked_for(&shared).await.map_err(StartError::Join)? {
+        tracing::warn!("this node was drained and takes no jobs before `workrs drain --undo {}`", shared.config.id);
+        shared.drained.store(true, Ordering::SeqCst);
+    }
     shared.lease.send_replace(lease::join(&shared).await.map_err(StartError::Join)?);
     shared.start_loops(former);
     Ok(RunningNode { shared })
