@@ -92,7 +92,7 @@ impl From<InvalidEnvelope> for RecordError {
 
 /// A record as this process knows it from its last read or change: the next change can be made of it without reading it
 /// again, as it is committed only if the record still stands so.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Known(Stored);
 
 impl Known {
@@ -111,7 +111,7 @@ impl Deref for Known {
 }
 
 /// A record as it was read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Stored {
     envelope: Envelope<JobRecord>,
     revision: Revision,

@@ -282,6 +282,39 @@ async fn concurrent_claims_have_one_winner_and_the_losers_hear_why() {
 }
 
 #[tokio::test]
+async fn what_is_known_saves_the_read_and_decides_nothing() {
+    let faults = Faults::none();
+    let records = faulty(&Step::Claim.prepare().await, &faults);
+    let change = async |known: Option<&Known>, event: JobEvent| {
+        let decide = |_: &JobRecord| Some((event.clone(), Vec::new()));
+        records.change(&id(), known, decide, &fresh::operation()).await.map(Option::unwrap)
+    };
+    let claimed = change(None, claimed()).await.unwrap();
+    let before = faults.count();
+    let started = JobEvent::Started { holder: holder(), at: AT, plan: None };
+    let running = change(Some(&claimed), started.clone()).await.unwrap();
+    assert_eq!(faults.count() - before, 1, "the commit alone");
+    assert_eq!(*running, records.get(&id()).await.unwrap().unwrap());
+
+    // The record has moved on: the event is applied to it as it stands.
+    let cancelled = change(Some(&claimed), JobEvent::CancelRequested { at: AT }).await.unwrap();
+    assert!(matches!(cancelled.state, JobState::Running { cancel: Some(_), .. }));
+    assert_eq!(cancelled.attempts, running.attempts);
+
+    // What would change nothing, is illegal, or not wanted by what is known, is so only if the store says so, too.
+    assert_eq!(change(Some(&claimed), started.clone()).await.unwrap(), cancelled);
+    change(None, finished()).await.unwrap();
+    assert!(matches!(change(Some(&cancelled), started).await, Err(RecordError::Illegal(_))));
+    let states = std::sync::Mutex::new(Vec::new());
+    let look = |record: &JobRecord| {
+        states.lock().unwrap().push(record.state.name());
+        None
+    };
+    assert!(records.change(&id(), Some(&cancelled), look, &fresh::operation()).await.unwrap().is_none());
+    assert_eq!(*states.lock().unwrap(), ["running", "finished"]);
+}
+
+#[tokio::test]
 async fn what_is_missing_or_does_not_fit_is_told() {
     let records = Records::new(store_with_node().await);
     assert_eq!(records.get(&id()).await, Ok(None));

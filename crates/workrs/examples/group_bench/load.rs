@@ -19,7 +19,7 @@ use workrs_core::{
 use workrs_store::{
     etcd::EtcdStore,
     fresh,
-    records::Records,
+    records::{RecordError, Records},
     state::{Change, StateStore, Transaction, WatchEvent},
 };
 
@@ -29,6 +29,7 @@ use crate::group::CPUS_MILLI;
 const AT_ONCE: usize = 64;
 /// Begins the ids of jobs that only take their nodes.
 const HOLD: &str = "hold-";
+const RETRY: Duration = Duration::from_millis(200);
 /// A group that does nothing for so long is stuck.
 const STUCK: Duration = Duration::from_secs(120);
 
@@ -169,7 +170,13 @@ impl Load {
         let records = &self.records;
         let cancels = futures::stream::iter(self.held.drain(..)).map(|id| async move {
             let event = JobEvent::CancelRequested { at: fresh::now() };
-            records.apply(&id, &event, &[], &fresh::operation()).await?;
+            let operation = fresh::operation();
+            let began = Instant::now();
+            while let Err(error) = records.apply(&id, &event, &[], &operation).await {
+                // All nodes begin to claim now, so etcd has much to do.
+                ensure!(matches!(error, RecordError::Unavailable(_)) && began.elapsed() < STUCK, "{id}: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
             anyhow::Ok(())
         });
         cancels.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
