@@ -38,6 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const WINDOW: usize = 64;
 /// Claims of a node that are under way at the same time: the store takes many writes at once, but each one takes its time.
 const CLAIMS_AT_ONCE: usize = 16;
+/// The same of all nodes of the group together, as far as each may have one: more wait in the store, and renewals of leases
+/// wait with them.
+const CLAIMS_OF_GROUP: usize = 64;
 /// How long what others claimed may take until this node's watch tells of it.
 const NEWS: Duration = Duration::from_millis(20);
 /// Jobs that a look into the parts of others brings.
@@ -77,6 +80,11 @@ impl Rivals {
         let others = self.others.get(&waiting.shard).map_or(&[][..], Vec::as_slice);
         let able: Vec<_> = others.iter().filter(|m| m.could_run(&waiting.entry)).map(|m| m.hash).collect();
         (able.len(), placement::rank(waiting.hash, me, able.iter().copied()))
+    }
+
+    /// How many claims of this node may be under way at the same time.
+    fn claims_at_once(&self) -> usize {
+        (CLAIMS_OF_GROUP / self.group).clamp(1, CLAIMS_AT_ONCE)
     }
 
     /// The pause between two looks into the parts of others; `None` if there are none.
@@ -185,7 +193,7 @@ async fn take_what_fits(shared: &Arc<Shared>, queue: &Jobs, rivals: &Rivals) -> 
     // better for them.
     for of_a_rank in window.chunk_by(|(one, _), (other, _)| one == other) {
         let chosen = fitting(shared, of_a_rank.iter().map(|(_, waiting)| *waiting));
-        match claim_all(shared, chosen).await {
+        match claim_all(shared, chosen, rivals.claims_at_once()).await {
             Claims::Some => return Duration::ZERO,
             Claims::None => {}
             Claims::Stopped => return Duration::from_secs(1),
@@ -219,9 +227,9 @@ fn fitting<'a>(shared: &Shared, jobs: impl Iterator<Item = &'a Waiting>) -> Vec<
 }
 
 /// Claims jobs that fit together, some at the same time.
-async fn claim_all(shared: &Arc<Shared>, jobs: Vec<(JobId, QueueEntry)>) -> Claims {
+async fn claim_all(shared: &Arc<Shared>, jobs: Vec<(JobId, QueueEntry)>, at_once: usize) -> Claims {
     let claims = stream::iter(jobs).map(|(job, entry)| try_claim(shared, job, entry));
-    let claims = claims.buffer_unordered(CLAIMS_AT_ONCE);
+    let claims = claims.buffer_unordered(at_once);
     let came_to = |all, one| match (all, one) {
         (Claims::Stopped, _) | (_, Claims::Stopped) => Claims::Stopped,
         (Claims::Some, _) | (_, Claims::Some) => Claims::Some,
@@ -246,7 +254,7 @@ async fn look_elsewhere(shared: &Arc<Shared>, rivals: &Rivals) {
     };
     let elsewhere = found.iter().filter(|waiting| !rivals.shards.contains(&waiting.shard));
     let chosen = fitting(shared, elsewhere.filter(|waiting| cooldown(shared, &waiting.job).is_zero()));
-    claim_all(shared, chosen).await;
+    claim_all(shared, chosen, rivals.claims_at_once()).await;
 }
 
 fn is_takeable(shared: &Shared, waiting: &Waiting, free: Capacity) -> bool {

@@ -23,6 +23,9 @@ use crate::metrics;
 const PAGE: usize = 500;
 /// Jobs of a dead process that are given back at once.
 const AT_ONCE: usize = 16;
+/// As many nodes give back the jobs of a dead process at once, if need be one after the other. Should all of them have died,
+/// too, the group's next round does it: if every node looked, the death of many would cost the square of their number.
+const REAPERS: usize = 8;
 
 pub(super) async fn run(shared: Arc<Shared>, mut departed: mpsc::UnboundedReceiver<Departed>) {
     while let Some(process) = departed.recv().await {
@@ -30,10 +33,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut departed: mpsc::UnboundedReceiv
         if process.incarnation == shared.incarnation {
             continue;
         }
+        let rank = rank(&shared, &process);
+        // What a former process of this node left is this node's to give back, too.
+        if rank >= REAPERS && process.node != shared.config.id {
+            continue;
+        }
         let reaper = Arc::clone(&shared);
         // One after the other would let those who died last wait for the courtesy of the first.
         shared.spawn(async move {
-            tokio::time::sleep(courtesy(&reaper, &process)).await;
+            tokio::time::sleep(COURTESY.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX))).await;
             if let Err(error) = give_back(&reaper, &process).await {
                 tracing::warn!(node = %process.node, %error, "cannot give back all jobs of a dead node, a later look will");
             }
@@ -41,13 +49,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut departed: mpsc::UnboundedReceiv
     }
 }
 
-/// How long this node leaves the jobs of a dead process to nodes that rank before it.
-fn courtesy(shared: &Shared, process: &Departed) -> std::time::Duration {
+/// How many live nodes are to give back the jobs of a dead process before this one.
+fn rank(shared: &Shared, process: &Departed) -> usize {
     let members = shared.members.now();
     let me = placement::name_hash(shared.config.id.as_str());
     let thing = placement::name_hash(process.incarnation.as_str());
-    let rank = placement::rank(thing, me, members.iter().map(|member| member.hash));
-    COURTESY.saturating_mul(u32::try_from(rank).unwrap_or(u32::MAX))
+    placement::rank(thing, me, members.iter().map(|member| member.hash))
 }
 
 /// Gives back all jobs of a process, unless its key is there again, and counts its death.
