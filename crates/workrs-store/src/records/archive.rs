@@ -1,4 +1,4 @@
-//! Records of jobs that ended some time ago lie in blobs; at their keys stands where, which takes a tenth of the space.
+//! Records of jobs that ended some time ago lie in blobs; at their keys stands where, in some 500 bytes whatever their length.
 
 use std::collections::BTreeMap;
 

@@ -379,7 +379,6 @@ async fn who_reads_an_archived_record_does_not_notice() {
         }
         let before = records.get(&id()).await.unwrap().unwrap();
         let in_store = async || store.get(&keys::job(&id())).await.unwrap().unwrap().value.len();
-        let full = in_store().await;
         assert_eq!(records.apply(&id(), &JobEvent::Cleaned, &[], &fresh::operation()).await.unwrap().id, id());
         // The second operation is the write.
         let faults = fault.map_or_else(Faults::none, |fault| Faults::at(2, fault));
@@ -394,7 +393,7 @@ async fn who_reads_an_archived_record_does_not_notice() {
         for _ in 0..2 {
             records.archive(&id(), &fresh::operation()).await.unwrap();
         }
-        assert!(in_store().await < full / 2, "{} of {full} bytes", in_store().await);
+        assert!(in_store().await < 600, "{} bytes, however long the record was", in_store().await);
         let after = records.get(&id()).await.unwrap().unwrap();
         assert_eq!(after, JobRecord { cleaned: true, ..before });
         assert_eq!(records.list(None, 10).await.unwrap().0, std::slice::from_ref(&after));
