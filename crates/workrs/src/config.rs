@@ -197,11 +197,6 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
         return Err(value("listen", reason));
     }
     let advertise = args.advertise.clone().or(file.advertise).map(|url| check_advertise(&url)).transpose()?;
-    if listen.ip().is_unspecified() && advertise.is_none() {
-        let reason =
-            format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
-        return Err(value("listen", reason));
-    }
     let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let data_dir = std::path::absolute(&data_dir).map_err(|error| value("data-dir", error.to_string()))?;
     let name = text(&args.name, &file.name, &machine.hostname);
@@ -225,7 +220,12 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     }
     let state = text(&args.state, &file.state, &format!("redb:{}", data_dir.join("state.redb").display()));
     let blobs = text(&args.blobs, &file.blobs, &format!("file://{}", data_dir.join("blobs").display()));
-    if state.starts_with("etcd") && blobs.starts_with("file:") && !(args.blobs_shared || file.blobs_shared) {
+    let is_group = state.starts_with("etcd");
+    if is_group && listen.ip().is_unspecified() && advertise.is_none() {
+        let reason = format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
+        return Err(value("listen", reason));
+    }
+    if is_group && blobs.starts_with("file:") && !(args.blobs_shared || file.blobs_shared) {
         let reason = format!(
             "the state is in etcd, for many machines, but {blobs} is a folder of this one: other nodes would not find the \
              jobs' data; use s3://…, or --blobs-shared if all nodes see the same folder there"
@@ -370,7 +370,8 @@ mod tests {
 
     #[test]
     fn others_must_be_told_where_to_find_the_node() {
-        let all = ["--listen", "0.0.0.0:1"];
+        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("s3cret")).is_ok(), "there are no others");
+        let all = ["--listen", "0.0.0.0:1", "--state", "etcd://a:1", "--blobs", "s3://b/c"];
         assert!(resolve_flags(&all, Some("s3cret")).unwrap_err().to_string().contains("--advertise"));
         let told = [&all[..], &["--advertise", "http://edge-1:1/"]].concat();
         assert_eq!(resolve_flags(&told, Some("s3cret")).unwrap().advertise.as_deref(), Some("http://edge-1:1"));
