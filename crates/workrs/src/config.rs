@@ -222,7 +222,8 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     let blobs = text(&args.blobs, &file.blobs, &format!("file://{}", data_dir.join("blobs").display()));
     let is_group = state.starts_with("etcd");
     if is_group && listen.ip().is_unspecified() && advertise.is_none() {
-        let reason = format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
+        let reason =
+            format!("{listen} is every address of this machine; say by --advertise at which one others reach it");
         return Err(value("listen", reason));
     }
     if is_group && blobs.starts_with("file:") && !(args.blobs_shared || file.blobs_shared) {
