@@ -4,8 +4,8 @@ set -euo pipefail
 
 usage() {
     cat <<END
-usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--workrs FILE] [--group-bench FILE]
-                        [--out DIR]
+usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--kills N] [--workrs FILE]
+                        [--group-bench FILE] [--out DIR]
   --full         every kind of data at 50, 500 and 2,000 MB, by default a choice of them; 50 kills instead of 20, and
                  100,000 queued jobs instead of 10,000
   --only NAMES   separated by commas: checkpoint, noop, queue, chunking; of groups: recovery, throughput, scale;
@@ -13,6 +13,7 @@ usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--
                  kind and its megabytes (list-50)
   --tools NAMES  of workrs, podman, docker, for the table; all by default
   --rounds N     rounds of the paired measurements; 7 by default
+  --kills N      kills of a node for each lease in recovery, and a quarter as many with etcd's leader; 20 by default
   --workrs FILE  measure this executable; by default a release build of this checkout
   --group-bench FILE
                  the example program group_bench, which throughput and scale run; by default a release build of it
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
         arguments+=("$1")
         shift
         ;;
-    --workrs | --group-bench | --only | --tools | --rounds | --out)
+    --workrs | --group-bench | --only | --tools | --rounds | --kills | --out)
         if [ $# -lt 2 ]; then usage >&2 && exit 64; fi
         case $1 in
         --workrs) workrs=$2 ;;

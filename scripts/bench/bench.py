@@ -24,9 +24,11 @@ FIRST_JOB_WAIT = "120s"
 class Bench:
     """Prepares each peer once; why one cannot be measured is in `lacking`."""
 
-    def __init__(self, workrs: str, rounds: int, tools: list[str], full: bool, group_bench: str | None) -> None:
+    def __init__(self, workrs: str, rounds: int, tools: list[str], full: bool, group_bench: str | None,
+                 kills: int | None) -> None:
         self.workrs = workrs
         self.rounds = rounds
+        self.kills = kills
         self.tools = tools
         self.full = full
         # The example program of that name; None: it is to be built.

@@ -1,6 +1,6 @@
 """Measures Workrs on this machine beside its peers; docs/benchmarks.md says what and how.
 
-usage: main.py WORKRS [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--group-bench FILE] [--out DIR]
+usage: main.py WORKRS [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--kills N] [--group-bench FILE] [--out DIR]
 """
 
 import argparse
@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--only")
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--kills", type=int)
     parser.add_argument("--group-bench")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
@@ -80,13 +81,15 @@ def main() -> int:
             raise ValueError(f"no such tool: {', '.join(unknown)}; there are {', '.join(TOOLS)}")
         if args.rounds < 1:
             raise ValueError("--rounds is at least 1")
+        if args.kills is not None and args.kills < 1:
+            raise ValueError("--kills is at least 1")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     began = time.monotonic()
     machine = host.describe(args.workrs)
     print("\n".join(machine), flush=True)
-    bench = Bench(os.path.abspath(args.workrs), args.rounds, tools, args.full, args.group_bench)
+    bench = Bench(os.path.abspath(args.workrs), args.rounds, tools, args.full, args.group_bench, args.kills)
     try:
         if not ALONE.issuperset(names):
             bench.prepare()

@@ -158,10 +158,10 @@ def measure_lease(bench: Bench, table: Sweep, lease_s: int, stack: contextlib.Ex
     group = Group(bench, lease_s, stack)
     stack.push(lambda *_: tidy(group))
     stack.callback(group.end)
-    rounds = {
-        False: KILLS_FULL if bench.full else KILLS,
-        True: LEADER_KILLS_FULL if bench.full else LEADER_KILLS,
-    }
+    kills, leader_kills = (KILLS_FULL, LEADER_KILLS_FULL) if bench.full else (KILLS, LEADER_KILLS)
+    if bench.kills:
+        kills, leader_kills = bench.kills, -(-bench.kills * LEADER_KILLS // KILLS)
+    rounds = {False: kills, True: leader_kills}
     for with_leader, count in rounds.items():
         recovered = [group.kill_its_node(with_leader) for _ in range(count)]
         column = f"lease {lease_s} s{', etcd’s leader killed, too' if with_leader else ''}"
