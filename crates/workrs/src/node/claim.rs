@@ -277,6 +277,12 @@ async fn try_claim(shared: &Arc<Shared>, job: JobId, entry: QueueEntry) -> Claim
             shared.lease_lost.notify_one();
             Claims::Stopped
         }
+        // A job that nobody can run must not keep the others waiting.
+        Err(RecordError::Damaged(reason)) => {
+            tracing::error!(%job, reason, "cannot claim the job");
+            cool_down(shared, &job, false);
+            Claims::None
+        }
         Err(error) => {
             tracing::warn!(%job, %error, "cannot claim the job");
             Claims::Stopped
@@ -326,10 +332,10 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
 }
 
 /// Leaves a job alone for a while: twice as long after each failed try, up to a minute.
-pub(super) fn cool_down(shared: &Shared, record: &JobRecord, unfit: bool) {
+pub(super) fn cool_down(shared: &Shared, job: &JobId, unfit: bool) {
     let now = Instant::now();
     let mut cooldowns = shared.cooldowns();
-    let cooldown = cooldowns.entry(record.id.clone()).or_insert(Cooldown { until: now, tries: 0, unfit_since: None });
+    let cooldown = cooldowns.entry(job.clone()).or_insert(Cooldown { until: now, tries: 0, unfit_since: None });
     cooldown.until =
         now + Duration::from_millis(500).saturating_mul(1 << cooldown.tries.min(7)).min(Duration::from_secs(60));
     cooldown.tries += 1;

@@ -71,11 +71,11 @@ async fn follow(shared: &Arc<Shared>, key: &str) -> Result<(), StateError> {
     let store = shared.records.store();
     let page = store.list(key, None, 1).await?;
     let mut watch = store.watch(key, page.revision).await?;
-    obey(shared, page.entries.iter().any(|entry| entry.key == key)).await?;
+    obey(shared, page.entries.iter().any(|entry| entry.key == key)).await;
     while let Some(event) = watch.recv().await {
         match event {
-            WatchEvent::Put(entry) if entry.key == key => obey(shared, true).await?,
-            WatchEvent::Deleted { key: deleted, .. } if deleted == key => obey(shared, false).await?,
+            WatchEvent::Put(entry) if entry.key == key => obey(shared, true).await,
+            WatchEvent::Deleted { key: deleted, .. } if deleted == key => obey(shared, false).await,
             WatchEvent::Compacted => break,
             // Of a node whose name begins like this one's.
             WatchEvent::Put(_) | WatchEvent::Deleted { .. } => {}
@@ -84,19 +84,25 @@ async fn follow(shared: &Arc<Shared>, key: &str) -> Result<(), StateError> {
     Ok(())
 }
 
-async fn obey(shared: &Arc<Shared>, drain: bool) -> Result<(), StateError> {
+async fn obey(shared: &Arc<Shared>, drain: bool) {
     if shared.drained.swap(drain, Ordering::SeqCst) == drain {
-        return Ok(());
+        return;
     }
     shared.show();
-    let said = lease::say_anew(shared).await;
-    if !drain {
+    let mut said = lease::say_anew(shared).await;
+    if drain {
+        tracing::info!(jobs = shared.jobs().len(), "told to drain: saving all jobs and giving them back");
+        let report = give_all_back(shared, shared.config.stop_timeout).await;
+        let (saved, released) = (report.saved.len(), report.released.len());
+        tracing::info!(saved, released, "drained: this node holds no jobs");
+    } else {
         tracing::info!("no longer drained: this node takes jobs again");
         shared.freed.notify_one();
-        return said;
     }
-    tracing::info!(jobs = shared.jobs().len(), "told to drain: saving all jobs and giving them back");
-    let report = give_all_back(shared, shared.config.stop_timeout).await;
-    tracing::info!(saved = report.saved.len(), released = report.released.len(), "drained: this node holds no jobs");
-    said
+    // The others count on it, or do not, by what its key says.
+    while let Err(error) = said {
+        tracing::warn!(%error, "cannot tell the group, will try on");
+        tokio::time::sleep(RETRY).await;
+        said = lease::say_anew(shared).await;
+    }
 }

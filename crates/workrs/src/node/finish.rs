@@ -90,18 +90,18 @@ impl Run {
                 metrics::RELEASES.add(1);
                 tracing::info!(reason, "released");
                 if cool_down {
-                    claim::cool_down(&self.shared, &self.record, unfit);
+                    claim::cool_down(&self.shared, &self.record.id, unfit);
                 }
                 Some(JobEvent::Released { holder, at, reason })
             }
             Leave::Refused { checkpoint, reason } => {
                 tracing::warn!(%checkpoint, reason, "cannot restore it; another node may try");
-                claim::cool_down(&self.shared, &self.record, true);
+                claim::cool_down(&self.shared, &self.record.id, true);
                 Some(JobEvent::RestoreRefused { holder, at, checkpoint, reason })
             }
             Leave::HostFault(reason) => {
                 tracing::error!(reason, "lost by a fault of this host");
-                claim::cool_down(&self.shared, &self.record, false);
+                claim::cool_down(&self.shared, &self.record.id, false);
                 Some(JobEvent::NodeLost { holder, at, reason })
             }
             Leave::Finish(outcome) => {

@@ -60,7 +60,7 @@ async fn clean_left_over(shared: &Shared) -> anyhow::Result<()> {
     loop {
         let page = shared.records.store().list(keys::CLEANUP, after.as_deref(), PAGE).await?;
         for id in page.entries.iter().filter_map(|entry| keys::job_of_index(&entry.key)) {
-            if let Some(record) = shared.records.get(&id).await? {
+            if let Some(Some(record)) = unless_damaged(&id, shared.records.get(&id).await)? {
                 clean(&shared.records, &shared.blobs, &record).await;
             }
         }
@@ -77,8 +77,8 @@ async fn archive(shared: &Shared, now: Timestamp) -> anyhow::Result<()> {
     loop {
         let page = finished_before(shared, keys::FINISHED, after, now, shared.config.archive_after).await?;
         for id in &page.jobs {
-            match shared.records.archive(id, &fresh::operation()).await {
-                Ok(()) | Err(RecordError::Illegal(_) | RecordError::NotFound) => {}
+            match unless_damaged(id, shared.records.archive(id, &fresh::operation()).await) {
+                Ok(_) | Err(RecordError::Illegal(_) | RecordError::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -101,6 +101,17 @@ async fn expire(shared: &Shared, now: Timestamp, keep: Duration) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+/// What came of an operation on a record, unless that is damaged: one that is does not keep others from being looked after.
+fn unless_damaged<T>(id: &JobId, result: Result<T, RecordError>) -> Result<Option<T>, RecordError> {
+    match result {
+        Err(RecordError::Damaged(reason)) => {
+            tracing::error!(job = %id, reason, "its record is damaged and left alone");
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
 }
 
 /// Some of the jobs that ended some time ago.
@@ -132,10 +143,10 @@ async fn finished_before(
 /// those that a crash leaves here are found by the sweep.
 async fn delete(shared: &Shared, id: &JobId) -> anyhow::Result<()> {
     let blobs = shared.blobs.list(&BlobNames(id).prefix()).await?;
-    match shared.records.delete(id).await {
-        Ok(()) => {}
-        // Run on, or deleted by another node.
-        Err(RecordError::Illegal(_) | RecordError::NotFound) => return Ok(()),
+    match unless_damaged(id, shared.records.delete(id).await) {
+        Ok(Some(())) => {}
+        // Damaged, run on, or deleted by another node.
+        Ok(None) | Err(RecordError::Illegal(_) | RecordError::NotFound) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     for (name, _) in blobs {
@@ -169,7 +180,8 @@ pub(super) async fn sweep(shared: &Shared, now: Timestamp) -> anyhow::Result<()>
         if !found.has_temporary && !is_old {
             continue;
         }
-        match shared.records.get(&job).await? {
+        let Some(record) = unless_damaged(&job, shared.records.get(&job).await)? else { continue };
+        match record {
             Some(record) if found.has_temporary && record.is_finished() && record.cleaned => {
                 clean_blobs(&shared.blobs, &record).await?;
             }
