@@ -127,6 +127,11 @@ fn a_job_over_its_quota_runs_on_without_new_checkpoints_and_says_why() {
 }
 
 #[test]
+fn damaged_records_keep_no_other_job_waiting() {
+    assert!(World::beside_damaged_records());
+}
+
+#[test]
 fn a_finished_job_goes_when_its_time_is_over_and_not_before() {
     assert_eq!(World::kept_for(Some(Duration::from_millis(1))), (false, 0));
     let (has_record, blobs) = World::kept_for(Some(Duration::from_secs(3_600)));

@@ -15,7 +15,7 @@ use workrs_store::{
     fresh,
     records::Records,
     redb::{OpenError, RedbStore},
-    state::StateStore,
+    state::{Change, StateStore, Transaction},
 };
 
 use crate::job::{TestJob, node_config, on_paused_clock};
@@ -153,6 +153,35 @@ impl World {
         })
     }
 
+    /// Whether a job runs, is tidied up after and goes when its time is over, while others stand before it in every list whose
+    /// records are damaged.
+    pub fn beside_damaged_records() -> bool {
+        on_paused_clock(async move {
+            let mut world = Self::new("count", 6).await;
+            let entry = r#"{"cpus_milli":1000,"memory_bytes":1,"disk_bytes":1}"#;
+            let put = |key: &str, value: &'static str| Change::Put(key.to_owned(), value.into(), None);
+            let changes = vec![
+                put("jobs/a", "rotten"),
+                put("jobs/b", "rotten"),
+                put("queue/00/0/000000000000001/a", entry),
+                put("cleanup/b", "{}"),
+                put("finished/000000000000001/b", "{}"),
+            ];
+            let state = open_state(world.folder.path()).await;
+            state.commit(Transaction { conditions: Vec::new(), changes }).await.unwrap();
+            state.close().await;
+            world.live(Story::Undisturbed, &Faults::none()).await;
+            world.job.check_result(&world.record().await).await;
+            world.keep_finished = Some(Duration::from_millis(1));
+            let life = world.start(&Faults::none()).await.unwrap();
+            std::thread::sleep(Duration::from_millis(30));
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let is_gone = life.records.get(&world.job.id).await.unwrap().is_none();
+            life.node.stop(Duration::from_secs(1)).await;
+            is_gone
+        })
+    }
+
     async fn new(program: &str, lines: usize) -> Self {
         // Thousands of lives: a file system in memory spares their syncs, where there is one.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -165,8 +194,9 @@ impl World {
     /// Starts a node through `faults`; `None` if a fault kept it from starting.
     async fn start(&self, faults: &Faults) -> Option<Life> {
         let state: Arc<dyn StateStore> = Arc::new(open_state(self.folder.path()).await);
-        let records = Records::new(Arc::new(FaultyState::new(state.clone(), faults.clone())));
         let blobs = Blobs::new(Arc::new(FaultyBlobs::new(self.job.blobs.clone(), faults.clone())));
+        let records = Records::new(Arc::new(FaultyState::new(state.clone(), faults.clone())));
+        let records = records.with_archive(blobs.clone());
         let config = NodeConfig {
             checkpoint_quota: self.quota,
             keep_finished: self.keep_finished,
