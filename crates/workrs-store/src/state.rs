@@ -163,3 +163,16 @@ pub trait StateStore: Send + Sync + 'static {
     /// takes them again if this made room. To ask twice, or for what is forgotten already, is no error.
     async fn compact(&self, before: Revision) -> Result<(), StateError>;
 }
+
+/// All keys that begin with `prefix`, in their order.
+pub async fn list_keys(store: &dyn StateStore, prefix: &str) -> Result<Vec<String>, StateError> {
+    const PAGE: usize = 500;
+    let mut all: Vec<String> = Vec::new();
+    loop {
+        let page = store.list(prefix, all.last().map(String::as_str), PAGE).await?;
+        all.extend(page.entries.into_iter().map(|entry| entry.key));
+        if !page.more {
+            return Ok(all);
+        }
+    }
+}

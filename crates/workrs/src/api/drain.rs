@@ -15,11 +15,11 @@ use workrs_core::{
 };
 use workrs_store::{
     fresh,
-    state::{Change, StateError, Transaction},
+    state::{Change, StateError, Transaction, list_keys},
     values,
 };
 
-use super::{Api, Problem, nodes::list_keys};
+use super::{Api, Problem};
 
 /// Tries to take a drain back while the answers are lost.
 const TRIES: u32 = 5;
@@ -81,13 +81,14 @@ pub async fn undo(State(api): State<Api>, Path(name): Path<String>) -> Result<Js
 
 /// How the node stands; a problem if the group knows no such node.
 async fn known(api: &Api, node: &NodeId, draining: bool) -> Result<DrainView, Problem> {
-    let processes = list_keys(api, &format!("{}{node}/", keys::NODES)).await?;
-    if processes.is_empty() && api.records.store().get(&keys::drain(node)).await?.is_none() {
+    let store = &**api.records.store();
+    let processes = list_keys(store, &keys::processes(node)).await?;
+    if processes.is_empty() && store.get(&keys::drain(node)).await?.is_none() {
         return Err(Problem::not_found(format!("no live node is named {node}")).hint("see `workrs nodes`"));
     }
     let mut jobs = Vec::new();
     for incarnation in processes.iter().filter_map(|key| keys::incarnation_of(key)) {
-        let keys = list_keys(api, &keys::running(&incarnation)).await?;
+        let keys = list_keys(store, &keys::running(&incarnation)).await?;
         jobs.extend(keys.iter().filter_map(|key| keys::job_of_index(key)).map(|job| job.to_string()));
     }
     Ok(DrainView { name: node.to_string(), draining, live: !processes.is_empty(), jobs })

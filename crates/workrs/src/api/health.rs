@@ -14,7 +14,7 @@ use tokio::{
 use workrs_core::{keys, spec::format_size};
 use workrs_store::{
     blobs::BlobError,
-    state::{StateStore, Usage},
+    state::{StateError, StateStore, Usage},
 };
 
 use super::{Api, Problem, problem::unavailable};
@@ -46,7 +46,14 @@ impl Fullness {
         if let Some((_, usage)) = known.as_ref().filter(|(at, _)| at.elapsed() < USAGE_HOLDS) {
             return usage.clone();
         }
-        let usage = timeout(READY_WITHIN, self.store.usage()).await.ok().and_then(Result::ok);
+        let answer = timeout(READY_WITHIN, self.store.usage()).await;
+        let usage = match answer.unwrap_or_else(|_| Err(StateError::Unavailable("it does not answer".to_owned()))) {
+            Ok(usage) => Some(usage),
+            Err(error) => {
+                tracing::warn!(%error, "cannot see how full the state store is: no job is refused for that");
+                None
+            }
+        };
         *known = Some((Instant::now(), usage.clone()));
         usage
     }

@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{Json, extract::State};
 use workrs_core::keys;
+use workrs_store::state::list_keys;
 
 use super::{Api, NodeView, Problem};
 use crate::node::NodeInfo;
 
-const PAGE: usize = 500;
-
 /// Lists the live nodes and what they run.
 #[utoipa::path(get, path = "/api/v1/nodes", responses((status = 200, body = Vec<NodeView>), (status = "default", body = Problem)))]
 pub async fn list(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Problem> {
+    let store = &**api.records.store();
     let mut running: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for key in list_keys(&api, keys::RUNNING).await? {
+    for key in list_keys(store, keys::RUNNING).await? {
         if let (Some(incarnation), Some(job)) = (keys::incarnation_of(&key), keys::job_of_index(&key)) {
             running.entry(incarnation.to_string()).or_default().push(job.to_string());
         }
     }
-    let drained: BTreeSet<String> = list_keys(&api, keys::DRAINS).await?.into_iter().collect();
+    let drained: BTreeSet<String> = list_keys(store, keys::DRAINS).await?.into_iter().collect();
     let view = |node: NodeInfo| NodeView {
         jobs: running.get(node.incarnation.as_str()).cloned().unwrap_or_default(),
         draining: node.draining || drained.contains(&keys::drain(&node.name)),
@@ -37,16 +37,4 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<NodeView>>, Problem
         cannot_dump: node.cannot_dump,
     };
     Ok(Json(NodeInfo::list(&api.records).await?.into_iter().map(view).collect()))
-}
-
-/// All keys below `prefix`.
-pub(super) async fn list_keys(api: &Api, prefix: &str) -> Result<Vec<String>, Problem> {
-    let mut all: Vec<String> = Vec::new();
-    loop {
-        let page = api.records.store().list(prefix, all.last().map(String::as_str), PAGE).await?;
-        all.extend(page.entries.into_iter().map(|entry| entry.key));
-        if !page.more {
-            return Ok(all);
-        }
-    }
 }

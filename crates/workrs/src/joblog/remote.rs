@@ -21,6 +21,7 @@ pub const OFFSET_HEADER: &str = "x-workrs-offset";
 
 /// How long a node that is connected may take to begin its answer, or to go on with one that has an end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The other nodes of the group, as far as logs are concerned.
 #[derive(Debug, Clone)]
 pub struct Peers {

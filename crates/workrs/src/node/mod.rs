@@ -15,6 +15,7 @@ mod bring_up;
 mod checkpoint;
 mod claim;
 mod clock;
+mod config;
 mod drain;
 mod faults;
 mod files;
@@ -31,14 +32,15 @@ mod queue;
 mod quota;
 mod reap;
 mod run;
+mod shared;
 mod staging;
 mod sweep;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -49,18 +51,17 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, Span};
+use tracing::Span;
 use workrs_core::{
     id::{Epoch, Incarnation, JobId, NodeId, Timestamp},
-    job::Holder,
-    keys::{self, QueueEntry},
-    placement::Capacity,
+    keys::QueueEntry,
 };
 use workrs_engine::{Capabilities, Engine};
 use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records, state::LeaseId};
 
 pub(crate) use self::sweep::clean;
 pub use self::{
+    config::{NodeConfig, Roles},
     drain::StopReport,
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
@@ -73,63 +74,7 @@ use self::{
     quota::CheckpointUsage,
     staging::Staging,
 };
-use crate::{joblog::LiveLogs, metrics};
-
-/// What a node needs to know about itself.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// Its name.
-    pub id: NodeId,
-    /// Tells its data folder from those of all other nodes, over restarts.
-    pub host: String,
-    /// Where its API can be reached.
-    pub address: String,
-    /// What it does for the group.
-    pub roles: Roles,
-    /// What its processor can do beyond the base of its architecture.
-    pub cpu_features: Vec<String>,
-    /// Time to save jobs when it is drained.
-    pub stop_timeout: Duration,
-    /// Processor time that it gives to jobs, in thousandths of a core.
-    pub cpus_milli: u32,
-    /// Memory that it gives to jobs.
-    pub memory_bytes: u64,
-    /// What jobs may ask for by `--constraint`.
-    pub labels: BTreeMap<String, String>,
-    /// How long the group waits for a sign of life.
-    pub lease: Duration,
-    /// The longest log that is kept of a job.
-    pub log_limit_bytes: u64,
-    /// How long a job waits for a node that fits its checkpoint before it is started clean.
-    pub unfit_wait: Duration,
-    /// Where attempts keep their logs and captures.
-    pub work_dir: PathBuf,
-    /// A folder on a file system in memory, for captures that fit there. Its size is not in `memory_bytes`.
-    pub memory_dir: Option<PathBuf>,
-    /// How much checkpoint data jobs may have.
-    pub checkpoint_quota: CheckpointQuota,
-    /// The mean time between a node's faults that is assumed before any was seen.
-    pub prior_mtbf: Duration,
-    /// How long the record of a finished job stays in the state store, before it is moved into a blob.
-    pub archive_after: Duration,
-    /// How long outputs, log and record of a finished job stay; `None` means for ever.
-    pub keep_finished: Option<Duration>,
-}
-
-/// What a node does for the group, beside its API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Roles {
-    /// It claims jobs and runs them.
-    pub run: bool,
-    /// It gives back the jobs of dead nodes, and takes its turn in what one node does for all.
-    pub keep: bool,
-}
-
-impl Default for Roles {
-    fn default() -> Self {
-        Self { run: true, keep: true }
-    }
-}
+use crate::joblog::LiveLogs;
 
 /// The parts that a node is made of.
 pub struct NodeParts {
@@ -401,104 +346,5 @@ impl Shared {
         if self.config.roles.run && self.capabilities.run.is_ok() {
             self.spawn(claim::run(Arc::clone(self)));
         }
-    }
-
-    /// Runs a task until it ends or the node does. What it logs stands in the node's span.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_in(self.span.clone(), task);
-    }
-
-    /// The same, and what it logs is said to be of this job.
-    fn spawn_for_job(&self, job: &JobId, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_in(tracing::info_span!(parent: &self.span, "job", %job), task);
-    }
-
-    fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone();
-        let task = async move {
-            tokio::select! {
-                () = ended.cancelled() => {}
-                () = task => {}
-            }
-        };
-        self.tasks.spawn(task.instrument(span));
-    }
-
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Slot>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cooldowns(&self) -> MutexGuard<'_, HashMap<JobId, Cooldown>> {
-        self.cooldowns.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn node_key(&self) -> String {
-        keys::node(&self.config.id, &self.incarnation)
-    }
-
-    fn holder(&self, epoch: Epoch) -> Holder {
-        Holder { node: self.config.id.clone(), incarnation: self.incarnation.clone(), epoch }
-    }
-
-    fn is_drained(&self) -> bool {
-        self.drained.load(Ordering::SeqCst)
-    }
-
-    /// Whether it takes no jobs: it stops, or was told to drain.
-    fn takes_none(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst) || self.is_drained()
-    }
-
-    /// The share of this node that is taken, from 0 to 1.
-    fn busy(&self, free: Capacity) -> f64 {
-        let share = |free: f64, total: f64| if total > 0.0 { 1.0 - free / total } else { 1.0 };
-        let cpus = share(f64::from(free.cpus_milli), f64::from(self.config.cpus_milli));
-        cpus.max(share(free.memory_bytes as f64, self.config.memory_bytes as f64)).clamp(0.0, 1.0)
-    }
-
-    /// What is neither taken nor promised.
-    fn free(&self) -> Capacity {
-        let total = Capacity {
-            cpus_milli: self.config.cpus_milli,
-            memory_bytes: self.config.memory_bytes,
-            disk_bytes: self.disk_bytes,
-        };
-        self.jobs().values().fold(total, |free, slot| free.without(&slot.entry))
-    }
-
-    fn order(&self, id: &JobId, order: Order) {
-        if let Some(slot) = self.jobs().get(id) {
-            let _ = slot.order.send(order);
-        }
-    }
-
-    /// Returns once this node no longer holds `id`.
-    async fn gone(&self, id: &JobId) {
-        loop {
-            let freed = self.freed.notified();
-            if !self.jobs().contains_key(id) {
-                return;
-            }
-            // Also woken by time, as another waiter may have taken the notice.
-            let _ = tokio::time::timeout(Duration::from_millis(50), freed).await;
-        }
-    }
-
-    /// Shows in the metrics what is free, and whether the node takes jobs.
-    fn show(&self) {
-        let free = self.free();
-        metrics::JOBS.set(self.jobs().len() as f64);
-        metrics::FREE_CPUS.set(f64::from(free.cpus_milli) / 1_000.0);
-        metrics::FREE_MEMORY.set(free.memory_bytes as f64);
-        metrics::FREE_DISK.set(free.disk_bytes as f64);
-        metrics::DRAINING.set(f64::from(u8::from(self.is_drained())));
-    }
-
-    fn remove(&self, id: &JobId) {
-        self.jobs().remove(id);
-        self.usage.forget(id);
-        self.show();
-        self.freed.notify_waiters();
-        self.freed.notify_one();
     }
 }

@@ -14,13 +14,12 @@ use workrs_core::{
 use workrs_store::{
     fresh,
     records::{RecordError, guarded},
-    state::StateError,
+    state::{StateError, list_keys},
 };
 
 use super::{Shared, faults, members::Departed};
 use crate::metrics;
 
-const PAGE: usize = 500;
 /// Jobs of a dead process that are given back at once.
 const AT_ONCE: usize = 16;
 /// As many nodes give back the jobs of a dead process at once, if need be one after the other. Should all of them have died,
@@ -85,12 +84,15 @@ async fn give_back_jobs(shared: &Shared, jobs: Vec<JobId>) -> Result<(), StateEr
 /// Gives back the jobs of all processes that have no key.
 pub(super) async fn give_back_all(shared: &Shared) -> Result<(), StateError> {
     // Running first, then live: whoever claims in between is seen to live.
-    let running = list(shared, keys::RUNNING).await?;
+    let running = list_keys(&**shared.records.store(), keys::RUNNING).await?;
     if running.is_empty() {
         return Ok(());
     }
-    let live: BTreeSet<Incarnation> =
-        list(shared, keys::NODES).await?.iter().filter_map(|key| keys::incarnation_of(key)).collect();
+    let live: BTreeSet<Incarnation> = list_keys(&**shared.records.store(), keys::NODES)
+        .await?
+        .iter()
+        .filter_map(|key| keys::incarnation_of(key))
+        .collect();
     let is_orphan = |key: &String| keys::incarnation_of(key).is_some_and(|process| !live.contains(&process));
     let orphans = running.iter().filter(|key| is_orphan(key)).filter_map(|key| keys::job_of_index(key));
     give_back_jobs(shared, orphans.collect()).await
@@ -108,21 +110,10 @@ async fn reap(shared: &Shared, job: &JobId) -> Result<(), RecordError> {
     Ok(())
 }
 
-async fn list(shared: &Shared, prefix: &str) -> Result<Vec<String>, StateError> {
-    let mut all: Vec<String> = Vec::new();
-    loop {
-        let page = shared.records.store().list(prefix, all.last().map(String::as_str), PAGE).await?;
-        all.extend(page.entries.into_iter().map(|entry| entry.key));
-        if !page.more {
-            return Ok(all);
-        }
-    }
-}
-
 impl Shared {
     /// The jobs whose records say that this process runs them.
     pub(super) async fn running_under(&self, process: &Incarnation) -> Result<Vec<JobId>, StateError> {
-        let keys = list(self, &keys::running(process)).await?;
+        let keys = list_keys(&**self.records.store(), &keys::running(process)).await?;
         Ok(keys.iter().filter_map(|key| keys::job_of_index(key)).collect())
     }
 }
