@@ -117,12 +117,14 @@ async fn open_engine(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Vec<St
     });
     let engine = Arc::new(engine.await.context("cannot prepare the engine")?);
     let warnings = engine.warnings().to_vec();
-    let warming = Arc::clone(&engine);
-    tokio::spawn(async move {
-        if let Err(error) = warming.warm_up().await {
-            tracing::warn!(%error, "cannot make the image of this host yet; the first job will try again");
-        }
-    });
+    if config.roles.run {
+        let warming = Arc::clone(&engine);
+        tokio::spawn(async move {
+            if let Err(error) = warming.warm_up().await {
+                tracing::warn!(%error, "cannot make the image of this host yet; the first job will try again");
+            }
+        });
+    }
     Ok((engine, warnings))
 }
 

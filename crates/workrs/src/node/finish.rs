@@ -69,9 +69,7 @@ impl Run {
     fn ordered(&self) -> Leave {
         match *self.orders.borrow() {
             Order::Abandon => Leave::Fenced,
-            _ => {
-                Leave::Release { reason: format!("node {} stopped", self.holder.node), cool_down: false, unfit: false }
-            }
+            _ => Leave::as_ordered(&self.shared),
         }
     }
 

@@ -27,13 +27,11 @@ impl Run {
         let record = self.record.clone();
         let holder = self.holder.clone();
         let mut orders = self.orders.clone();
-        let stopped =
-            Leave::Release { reason: format!("node {} stopped", holder.node), cool_down: false, unfit: false };
         async move {
             let ordered = async {
                 match orders.wait_for(|order| *order != Order::Run).await.map(|order| *order) {
                     Ok(Order::Abandon) | Err(_) => Leave::Fenced,
-                    Ok(_) => stopped,
+                    Ok(_) => Leave::as_ordered(&shared),
                 }
             };
             tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -48,6 +48,12 @@ pub(super) enum Leave {
 }
 
 impl Leave {
+    /// The node gives all its jobs back.
+    pub(super) fn as_ordered(shared: &Shared) -> Self {
+        let what = if shared.stopping.load(Ordering::SeqCst) { "stopped" } else { "was drained" };
+        Self::Release { reason: format!("node {} {what}", shared.config.id), cool_down: false, unfit: false }
+    }
+
     /// Something of this host is in the way for now.
     pub(super) fn host(reason: impl Into<String>) -> Self {
         Self::Release { reason: reason.into(), cool_down: true, unfit: false }
