@@ -149,9 +149,7 @@ async fn delete(shared: &Shared, id: &JobId) -> anyhow::Result<()> {
         Ok(None) | Err(RecordError::Illegal(_) | RecordError::NotFound) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    for (name, _) in blobs {
-        shared.blobs.delete(&name).await?;
-    }
+    shared.blobs.delete_all(blobs.iter().map(|(name, _)| name.as_str())).await?;
     tracing::info!(job = %id, "deleted a job that finished long ago");
     Ok(())
 }
