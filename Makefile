@@ -62,6 +62,25 @@ test: setup-cluster lint ## Run all tests, the real ones with runc, CRIU, etcd a
 	$(CARGO) test --workspace --locked --no-fail-fast $(RUN_AS_ROOT)
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked check bans licenses sources; fi
 
+.PHONY: openapi
+openapi: ## Write docs/openapi.json anew, from the code
+	WORKRS_UPDATE=1 $(CARGO) test --locked -p workrs --test contract document
+
+# New inputs go to fuzz/found/, what made a parser fail to fuzz/artifacts/; fuzz/corpus/ is kept, and `make test` goes through it.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
+.PHONY: fuzz
+fuzz: ## Run the fuzzers of all parsers, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || { \
+	    echo "error: cargo-fuzz is not installed" >&2; \
+	    echo "hint: rustup toolchain install nightly && cargo install --locked cargo-fuzz" >&2; \
+	    exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p fuzz/found/$$target && \
+	    $(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 -timeout=10 -print_final_stats=1 || exit 1; \
+	done
+
 .PHONY: bench
 bench: ## Measure checkpoints and restores, next to podman, Docker and runc
 	@scripts/setup.sh --bench --cluster

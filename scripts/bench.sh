@@ -8,10 +8,11 @@ usage: scripts/bench.sh [--full] [--only NAMES] [--tools NAMES] [--rounds N] [--
                         [--group-bench FILE] [--out DIR]
   --full         every kind of data at 50, 500 and 2,000 MB, by default a choice of them; 50 kills instead of 20, and
                  100,000 queued jobs instead of 10,000
-  --only NAMES   separated by commas: checkpoint, noop, queue, chunking; of groups: recovery, throughput, scale;
+  --only NAMES   separated by commas: checkpoint, noop, queue, images, chunking, page; of groups: recovery, throughput, scale;
                  matrix (the table of kinds of data by size), a kind (list, array, dict, sqlite, c, disk, bytes), or a
                  kind and its megabytes (list-50)
-  --tools NAMES  of workrs, podman, docker, for the table; all by default
+  --tools NAMES  of workrs, workrs-docker (its engine on Docker, which needs docker, too), podman, docker, for the table;
+                 all by default
   --rounds N     rounds of the paired measurements; 7 by default
   --kills N      kills of a node for each lease in recovery, and a quarter as many with etcd's leader; 20 by default
   --workrs FILE  measure this executable; by default a release build of this checkout

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this host lacks to build and run Workrs; see usage() for the options.
-# Running it again is safe and quick: only what is missing is installed, and a CRIU or etcd that will do is left alone.
+# Running it again is safe and quick: only what is missing is installed, and a CRIU, an etcd or a docker-registry that will
+# do is left alone.
 set -euo pipefail
 
 readonly EXIT_FAILED=1 # also: something is missing (--check)
@@ -26,15 +27,18 @@ export PATH="/usr/local/sbin:$PATH:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:
 
 usage() {
     cat <<END
-usage: scripts/setup.sh [--check] [--one-node] [--cluster] [--bench] [--criu | --etcd]
+usage: scripts/setup.sh [--check] [--one-node] [--cluster] [--bench] [--criu | --etcd | --docker-registry]
   (none)      install the packages, CRIU, Rust and etcd that are missing
   --check     say what is missing, change nothing
   --one-node  all but etcd: what building, one node and 'make demo' need
-  --cluster   also Garage, an S3 server, for the tests and 'make cluster'; built from source once, in some 10 minutes
-  --bench     also install what the benchmarks need and compare with: podman, Docker Engine (whose package starts
-              Docker's service where there is systemd; the benchmarks do not use that one), numpy
+  --cluster   also Garage, an S3 server, for the tests and 'make cluster', built from source once, in some 10 minutes; and
+              for the tests a registry of images, Docker Engine (its package starts Docker's service where there is
+              systemd; the tests and benchmarks do not use that one), a browser, and schemathesis, which tests the API
+  --bench     also install what the benchmarks need and compare with: podman, Docker Engine, numpy
   --criu      only CRIU
   --etcd      only etcd and etcdctl
+  --docker-registry
+              only the registry of images
 exit codes: 0 all is there, 1 something failed or (--check) is missing, 2 something is missing and this is not Debian,
   3 this host may not checkpoint (no CAP_SYS_ADMIN), 64 wrong usage
 END
@@ -84,11 +88,19 @@ make|command -v make|the project's entry points
 openssl|command -v openssl|tests: certificates
 python3|test -x /usr/bin/python3|runs the jobs of the demo and the tests
 END
+    if [ "$with_bench" = yes ] || [ "$with_docker" = yes ]; then
+        echo "docker.io|command -v dockerd && command -v containerd|tests of the engine docker; a peer in the benchmarks"
+        if has_docker_cli_apart; then echo "docker-cli|command -v docker|Docker's command"; fi
+    fi
+    if [ "$with_contract" = yes ]; then
+        echo "chromium|command -v chromium|tests of the web page"
+        echo "chromium-driver|command -v chromedriver|drives the browser in these tests"
+        echo "python3-venv|/usr/bin/python3 -c 'import ensurepip'|keeps schemathesis apart from the system's Python"
+        echo "curl|command -v curl|tests: the examples of docs/http-api.md"
+    fi
     if [ "$with_bench" = yes ]; then
         echo "podman|command -v podman|a peer in the benchmarks"
         echo "netavark|test -x /usr/lib/podman/netavark|podman's network"
-        echo "docker.io|command -v dockerd && command -v containerd|a peer in the benchmarks"
-        if has_docker_cli_apart; then echo "docker-cli|command -v docker|Docker's command"; fi
         echo "python3-numpy|test -d /usr/lib/python3/dist-packages/numpy|a measured job's array"
     fi
 }
@@ -172,6 +184,7 @@ require_root_or_sudo() {
     fi
     if ! command -v criu >/dev/null; then hints+=("run as root: $self --criu"); fi
     if [ "$with_etcd" = yes ] && ! etcd_works; then hints+=("run as root: $self --etcd"); fi
+    if [ "$with_registry" = yes ] && ! docker-registry_works; then hints+=("run as root: $self --docker-registry"); fi
     if [ ${#hints[@]} = 0 ]; then return; fi
     fail $EXIT_FAILED "cannot install what is missing: this is not root, and there is no sudo" "${hints[@]}"
 }
@@ -461,6 +474,70 @@ build_garage() {
             "put that right, then run scripts/setup.sh again; only some tests and 'make cluster' need Garage"
 }
 
+# --- docker-registry ------------------------------------------------------------------------------------------------
+
+docker-registry_works() { [ -n "$(registry_version docker-registry)" ]; }
+
+registry_version() { "$1" --version 2>/dev/null | sed -nE 's/^[^ ]*docker-registry [^ ]+ v?//p' || true; } # BINARY
+
+say_docker-registry() { say "docker-registry: $(registry_version docker-registry) at $(command -v docker-registry)"; }
+
+# Not by installing the package, which starts a service where there is systemd. The tests start their own.
+install_docker-registry() {
+    if docker-registry_works; then
+        say_docker-registry
+        return
+    fi
+    install_from_newer docker-registry docker-registry \
+        "install docker-registry yourself: https://distribution.github.io/distribution"
+}
+
+# Without what it depends on, as with etcd.
+download_docker-registry() {
+    download_debs docker-registry "or install docker-registry yourself" download docker-registry
+}
+
+unpack_docker-registry() {
+    unpack_debs "$home"
+    if [ -z "$(registry_version "$home/usr/bin/docker-registry")" ]; then
+        rm -rf "$home"
+        fail $EXIT_FAILED "cannot use the downloaded docker-registry: it does not run here" \
+            "install docker-registry yourself"
+    fi
+    turn_link "$home/usr/bin/docker-registry"
+}
+
+# --- schemathesis ---------------------------------------------------------------------------------------------------
+
+# What tests the API's contract, with all that it depends on, each by its hash.
+contract_requirements=$root_dir/crates/workrs/tests/contract/requirements.txt
+contract_home=$tools/contract
+
+contract_works() { cmp -s "$contract_requirements" "$contract_home/requirements.txt"; }
+
+say_contract() { say "schemathesis: in $contract_home"; }
+
+# In a Python environment of its own: nothing of it is seen by the system's Python.
+install_contract() {
+    if contract_works; then
+        say_contract
+        return
+    fi
+    can_be_root || fail $EXIT_FAILED "cannot install schemathesis into $tools: this is not root, and there is no sudo"
+    lock_tools
+    say "schemathesis: installing it into $contract_home"
+    as_root rm -rf "$contract_home"
+    if ! { as_root /usr/bin/python3 -m venv "$contract_home" &&
+        as_root "$contract_home/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+            --requirement "$contract_requirements"; }; then
+        fail $EXIT_FAILED "cannot install schemathesis: Python says why above" \
+            "put that right, then run scripts/setup.sh again; only the tests of the API's contract need it"
+    fi
+    # Last: it says that all is there.
+    as_root install -m 644 "$contract_requirements" "$contract_home/requirements.txt"
+    say_contract
+}
+
 # --- main -----------------------------------------------------------------------------------------------------------
 
 check() {
@@ -492,19 +569,27 @@ check() {
         say "missing: Garage, $garage_wanted or later"
         lacks=1
     fi
+    if [ "$with_registry" = yes ] && ! docker-registry_works; then
+        say "missing: docker-registry"
+        lacks=1
+    fi
+    if [ "$with_contract" = yes ] && ! contract_works; then
+        say "missing: schemathesis, as crates/workrs/tests/contract/requirements.txt has it"
+        lacks=1
+    fi
     if [ $lacks = 0 ]; then say "all is there"; fi
     return $lacks
 }
 
 main() {
     local mode=install argument
-    with_bench=no with_etcd=yes with_garage=no
+    with_bench=no with_etcd=yes with_garage=no with_registry=no with_docker=no with_contract=no
     for argument in "$@"; do
         case $argument in
         --check) mode=check ;;
-        --criu | --etcd) mode=${argument#--} ;;
+        --criu | --etcd | --docker-registry) mode=${argument#--} ;;
         --one-node) with_etcd=no ;;
-        --cluster) with_garage=yes ;;
+        --cluster) with_garage=yes with_registry=yes with_docker=yes with_contract=yes ;;
         --bench) with_bench=yes ;;
         -h | --help) usage && exit ;;
         *) usage >&2 && fail $EXIT_USAGE "unknown option $argument" ;;
@@ -525,6 +610,8 @@ main() {
     install_rust
     if [ $with_etcd = yes ]; then install_etcd; fi
     if [ $with_garage = yes ]; then install_garage; fi
+    if [ $with_registry = yes ]; then install_docker-registry; fi
+    if [ $with_contract = yes ]; then install_contract; fi
 }
 
 main "$@"

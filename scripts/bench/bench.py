@@ -14,7 +14,7 @@ from tools import Tool
 from workrs import WorkrsJob
 
 # In the order in which they are measured.
-TOOLS = ["workrs", "podman", "docker"]
+TOOLS = ["workrs", "workrs-docker", "podman", "docker"]
 # Twice the disk of the largest job, and room for what is being deleted.
 DISK_POOL = "6G"
 # What the copy of the host's programs may take.
@@ -39,12 +39,15 @@ class Bench:
         self.podman: Podman | None = None
         self.docker: Docker | None = None
         self.root: rootfs.Root
-        self._node: Node | None = None
+        # By engine.
+        self._nodes: dict[str, Node] = {}
 
     def prepare(self) -> None:
         self.root = rootfs.Root(self.clean_up)
         self.podman = self._prepare("podman", podman_missing, Podman)
-        self.docker = self._prepare("docker", docker.missing, Docker)
+        self.docker = self._prepare("docker", docker.missing, lambda *host: Docker(*host, self.workrs))
+        if not self.docker and "workrs-docker" in self.tools:
+            self.lacking["workrs-docker"] = self.lacking.get("docker", "it runs beside docker: name that tool, too")
 
     def _prepare(self, name: str, missing, make):
         if name not in self.tools:
@@ -59,26 +62,31 @@ class Bench:
         self.figures.fail(f"{name}: {reason}")
         return None
 
-    def fresh_node(self) -> Node:
+    def fresh_node(self, engine: str = "runc") -> Node:
         """One that nothing has run on but a first job."""
-        node = Node(self.workrs, self.clean_up, DISK_POOL)
+        options = ["--engine", engine]
+        if engine == "docker":
+            assert self.docker, "the node needs the daemon"
+            options += ["--docker-socket", self.docker.socket]
+        node = Node(self.workrs, self.clean_up, DISK_POOL, *options)
         node.start()
         api = node.api()
         # It waits for the copy of the host's programs.
         api.job(api.submit(command=["true"])["id"], wait=FIRST_JOB_WAIT)
         return node
 
-    def node(self) -> Node:
+    def node(self, engine: str = "runc") -> Node:
         """The one that the parts share, as it takes some time to set one up; its process is fresh each time."""
-        if self._node and self._node.exists():
-            self._node.kill()
-            self._node.start()
+        node = self._nodes.get(engine)
+        if node and node.exists():
+            node.kill()
+            node.start()
         else:
-            self._node = self.fresh_node()
-        return self._node
+            self._nodes[engine] = self.fresh_node(engine)
+        return self._nodes[engine]
 
-    def workrs_job(self, every_s: float) -> WorkrsJob:
-        return WorkrsJob(self.node(), rootfs.SCRIPT, every_s, self.root.program)
+    def workrs_job(self, every_s: float, engine: str = "runc") -> WorkrsJob:
+        return WorkrsJob(self.node(engine), rootfs.SCRIPT, every_s, self.root.program)
 
     def job(self, tool: str, every_s: float) -> Tool:
         """A job under the tool, not started yet; RuntimeError says why there is none."""
@@ -86,6 +94,8 @@ class Bench:
             raise RuntimeError(self.lacking[tool])
         if tool == "workrs":
             return self.workrs_job(every_s)
+        if tool == "workrs-docker":
+            return self.workrs_job(every_s, "docker")
         if tool == "podman":
             return PodmanJob(self.podman)
         if tool == "docker":

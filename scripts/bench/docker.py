@@ -22,12 +22,15 @@ TIMEOUT_S = 300
 class Docker:
     """containerd and dockerd in a folder of their own, without network, with an image of the shared root."""
 
-    def __init__(self, clean_up: host.CleanUp, root: Root) -> None:
+    def __init__(self, clean_up: host.CleanUp, root: Root, workrs: str) -> None:
         self.folder = clean_up.scratch("docker")
+        # What nodes of Workrs need of it.
+        self._runtimes = {"workrs": {"path": workrs, "runtimeArgs": ["internal", "runtime"]}}
         self._daemons: list[subprocess.Popen] = []
         had_key = os.path.exists(KEY)
         clean_up.add(lambda: self._remove(had_key))
-        self._address = f"unix://{self.folder}/docker.sock"
+        self.socket = f"{self.folder}/docker.sock"
+        self._address = f"unix://{self.socket}"
         self._start_containerd()
         self._start_dockerd()
         self.call("import", root.archive, IMAGE)
@@ -60,7 +63,7 @@ class Docker:
     def _start_dockerd(self) -> None:
         config = f"{self.folder}/daemon.json"
         with open(config, "w", encoding="utf-8") as out:
-            json.dump({"experimental": True, "cgroup-parent": f"/{CGROUP}"}, out)
+            json.dump({"experimental": True, "cgroup-parent": f"/{CGROUP}", "runtimes": self._runtimes}, out)
         options = ["--config-file", config, "--data-root", self.data, "--exec-root", f"{self.folder}/run"]
         options += ["--containerd", f"{self.folder}/containerd.sock", "--pidfile", f"{self.folder}/docker.pid"]
         options += ["--host", self._address]

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import chunking
 import fleet
 import host
+import images
 import load
 import matrix
+import page
 import paired
 import recovery
 from bench import TOOLS, Bench
@@ -23,13 +25,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "checkpoint": paired.measure,
     "noop": load.measure_noop,
     "queue": load.measure_queue,
+    "images": images.measure,
     "chunking": chunking.measure,
     "recovery": recovery.measure,
     "throughput": fleet.measure_throughput,
     "scale": fleet.measure_scale,
+    "page": page.measure,
 }
 # Parts that need no peers and no node of their own kind.
-ALONE = {"chunking", "recovery", "throughput", "scale"}
+ALONE = {"chunking", "recovery", "throughput", "scale", "page"}
 EXIT_FAILED = 1
 EXIT_USAGE = 64
 

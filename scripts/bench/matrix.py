@@ -77,7 +77,7 @@ def measure(bench: Bench, cell: Cell) -> None:
     print(f"\n{cell.title}, of which {CHANGED * 100:g} % change between checkpoints", flush=True)
     for tool in bench.tools:
         began = time.monotonic()
-        row = Row(cell.title, {"workrs": "Workrs", "docker": "Docker"}.get(tool, tool))
+        row = Row(cell.title, {"workrs": "Workrs", "workrs-docker": "Workrs on Docker", "docker": "Docker"}.get(tool, tool))
         try:
             measure_under(bench, cell, tool, row)
         except (RuntimeError, OSError) as error:

@@ -77,11 +77,11 @@ class Api:
 class Node:
     """A node in a data folder of its own, on a port of its own."""
 
-    def __init__(self, workrs: str, clean_up: host.CleanUp, disk_pool: str) -> None:
+    def __init__(self, workrs: str, clean_up: host.CleanUp, disk_pool: str, *options: str) -> None:
         self.folder = clean_up.scratch("node")
-        self.name = f"bench-{os.getpid()}"
+        self.name = f"bench-{os.getpid()}-{os.path.basename(self.folder)[-8:]}"
         self._workrs = workrs
-        self._options = ["--disk-pool", disk_pool]
+        self._options = ["--disk-pool", disk_pool, *options]
         self._process: subprocess.Popen | None = None
         self.log_path = os.path.join(self.folder, "node.log")
         self.address = ""

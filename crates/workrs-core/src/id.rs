@@ -131,6 +131,11 @@ name_type!(
     Owner,
     "an owner"
 );
+name_type!(
+    /// Which token a caller showed; not the token itself.
+    TokenId,
+    "a token id"
+);
 
 /// A sortable id of 26 lower-case letters and digits (a ULID) from a point in time and 80 random bits.
 pub fn generate(now: Timestamp, random: u128) -> String {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     hash::ContentHash,
     id::JobId,
+    image::ImageDigest,
     job::{CheckpointId, CheckpointMode},
 };
 
@@ -47,7 +48,7 @@ pub struct Manifest {
 }
 
 /// What a host must have for a restore to make sense.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreNeeds {
     /// The engine that captured, and the version of its form.
     pub engine: String,
@@ -58,6 +59,19 @@ pub struct RestoreNeeds {
     /// Files of the read-only base that the job had mapped, by their path within it; they must be the same.
     #[serde(default)]
     pub mapped: Vec<MappedFile>,
+    /// The image that the job runs in; `None` is the node's own `/usr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDigest>,
+    /// What the processor could do beyond the base of its architecture, as the kernel names it, sorted: programs look it up
+    /// once and then rely on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_features: Vec<String>,
+    /// The kernel's release. Empty where nobody noted it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kernel: String,
+    /// CRIU's version. Empty where nobody noted it, or for a capture without memory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub criu: String,
 }
 
 /// What the end of a pack holds: length and hash of every chunk in it.
@@ -266,7 +280,7 @@ mod tests {
             job: JobId::new("j").unwrap(),
             id,
             mode: CheckpointMode::Full,
-            needs: RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), mapped: Vec::new() },
+            needs: RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), ..RestoreNeeds::default() },
             run_ms: 0,
             log_bytes: 0,
             packs: vec!["p".into()],

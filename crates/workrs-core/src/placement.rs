@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::keys::{QUEUE_SHARDS, QueueEntry};
+use crate::{
+    fit::{Offer, Unmet},
+    id::Incarnation,
+    keys::{QUEUE_SHARDS, QueueEntry},
+    spec::Network,
+};
 
 /// What a node can still give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,22 @@ impl Capacity {
     }
 }
 
-/// Why a job cannot run on a node.
+/// What of a node stays as it is while its process lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traits {
+    /// The process.
+    pub incarnation: Incarnation,
+    /// What jobs may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// What of its network it lets jobs use.
+    pub network: Network,
+    /// Whether it can run jobs in images.
+    pub images: bool,
+    /// What it has for those who want to resume there.
+    pub offer: Offer,
+}
+
+/// Why a job cannot run on a node; the words fit after the node's name and a colon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     /// Not enough of something.
@@ -41,12 +61,25 @@ pub enum Misfit {
         /// Its wanted value.
         value: String,
     },
+    /// The node's operator does not let jobs use its network.
+    #[error("it lets no jobs use its network")]
+    Network,
+    /// The node's version cannot run jobs in images.
+    #[error("its version runs no images")]
+    Images,
 }
 
-/// Whether a node with `free` capacity and `labels` may run the job.
-pub fn fits(entry: &QueueEntry, free: Capacity, labels: &BTreeMap<String, String>) -> Result<(), Misfit> {
-    if let Some((key, value)) = entry.constraints.iter().find(|(key, value)| labels.get(*key) != Some(*value)) {
+/// Whether a node with `free` capacity may run the job, wherever that starts from.
+pub fn fits(entry: &QueueEntry, free: Capacity, node: &Traits) -> Result<(), Misfit> {
+    if !entry.network.is_within(node.network) {
+        return Err(Misfit::Network);
+    }
+    let differs = |(key, value): &(&String, &String)| node.labels.get(*key) != Some(*value);
+    if let Some((key, value)) = entry.constraints.iter().find(differs) {
         return Err(Misfit::Label { key: key.clone(), value: value.clone() });
+    }
+    if entry.image && !node.images {
+        return Err(Misfit::Images);
     }
     let short = [
         (entry.cpus_milli > free.cpus_milli, "processor time"),
@@ -56,6 +89,18 @@ pub fn fits(entry: &QueueEntry, free: Capacity, labels: &BTreeMap<String, String
     match short.into_iter().find(|(is_short, _)| *is_short) {
         Some((_, what)) => Err(Misfit::Short(what)),
         None => Ok(()),
+    }
+}
+
+/// Whether the node can go on from the job's checkpoint, as far as others can judge that.
+pub fn can_resume(entry: &QueueEntry, node: &Traits) -> Result<(), Unmet> {
+    let Some(resume) = &entry.resume else { return Ok(()) };
+    if resume.avoid.contains(&node.incarnation) {
+        return Err(Unmet::Declined);
+    }
+    match &node.offer.cannot_dump {
+        Some(reason) if resume.memory => Err(Unmet::Memory(reason.clone())),
+        _ => resume.needs.met_by(&node.offer),
     }
 }
 
@@ -116,18 +161,65 @@ pub fn claim_delay(rank: usize, rivals: usize, busy: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{fit::HostNeeds, id::Epoch, job::CheckpointId, keys::Resume};
+
+    fn entry() -> QueueEntry {
+        QueueEntry {
+            owner: None,
+            cpus_milli: 2_000,
+            memory_bytes: 100,
+            disk_bytes: 50,
+            constraints: BTreeMap::new(),
+            network: Network::None,
+            image: false,
+            resume: None,
+        }
+    }
+
+    fn traits() -> Traits {
+        Traits {
+            incarnation: Incarnation::new("process").unwrap(),
+            labels: BTreeMap::from([("gpu".to_owned(), "no".to_owned())]),
+            network: Network::None,
+            images: false,
+            offer: Offer { arch: "x86_64".to_owned(), ..Offer::default() },
+        }
+    }
 
     #[test]
     fn a_job_fits_where_everything_it_asks_for_is_free() {
         let free = Capacity { cpus_milli: 2_000, memory_bytes: 100, disk_bytes: 100 };
-        let mut entry =
-            QueueEntry { cpus_milli: 2_000, memory_bytes: 100, disk_bytes: 50, constraints: BTreeMap::new() };
-        let labels = BTreeMap::from([("gpu".to_owned(), "no".to_owned())]);
-        assert_eq!(fits(&entry, free, &labels), Ok(()));
+        let mut entry = entry();
+        assert_eq!(fits(&entry, free, &traits()), Ok(()));
+        entry.network = Network::Host;
+        let lets_all = Traits { network: Network::Host, ..traits() };
+        assert_eq!(fits(&entry, free, &lets_all), Ok(()));
+        assert_eq!(fits(&entry, free, &traits()), Err(Misfit::Network));
+        entry.network = Network::None;
+        entry.image = true;
+        assert_eq!(fits(&entry, free, &traits()), Err(Misfit::Images));
         entry.disk_bytes = 51;
-        assert_eq!(fits(&entry, free, &labels), Err(Misfit::Short("disk")));
+        assert_eq!(fits(&entry, free, &Traits { images: true, ..traits() }), Err(Misfit::Short("disk")));
         entry.constraints.insert("gpu".to_owned(), "yes".to_owned());
-        assert!(matches!(fits(&entry, free, &labels), Err(Misfit::Label { .. })));
+        assert!(matches!(fits(&entry, free, &traits()), Err(Misfit::Label { .. })));
+    }
+
+    #[test]
+    fn a_job_resumes_where_its_checkpoint_fits_and_was_not_declined() {
+        let resume = |arch: &str, avoid: &[&str]| {
+            let needs = HostNeeds { arch: arch.to_owned(), ..HostNeeds::default() };
+            let avoid = avoid.iter().map(|process| Incarnation::new(*process).unwrap()).collect();
+            let checkpoint = CheckpointId { epoch: Epoch(1), seq: 1 };
+            QueueEntry { resume: Some(Resume { checkpoint, epoch: Epoch(1), memory: true, needs, avoid }), ..entry() }
+        };
+        assert_eq!(can_resume(&entry(), &traits()), Ok(()));
+        assert_eq!(can_resume(&resume("x86_64", &["other"]), &traits()), Ok(()));
+        assert_eq!(can_resume(&resume("x86_64", &["other", "process"]), &traits()), Err(Unmet::Declined));
+        assert!(matches!(can_resume(&resume("aarch64", &[]), &traits()), Err(Unmet::Arch { .. })));
+        let offer = Offer { cannot_dump: Some("no CRIU".to_owned()), ..Offer::default() };
+        let disabled = Traits { offer, ..traits() };
+        assert!(matches!(can_resume(&resume("x86_64", &[]), &disabled), Err(Unmet::Memory(_))));
+        assert_eq!(can_resume(&entry(), &disabled), Ok(()));
     }
 
     fn group(size: usize) -> Vec<u64> {

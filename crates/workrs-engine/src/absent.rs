@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use crate::engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, Origin};
+use workrs_core::{image::Image, manifest::RestoreNeeds};
+
+use crate::engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, LayerSource, Origin};
 
 /// Runs nothing, and says why.
 #[derive(Debug, Clone)]
@@ -37,6 +39,14 @@ impl Engine for AbsentEngine {
 
     async fn sweep(&self) -> Result<Vec<String>, EngineError> {
         Ok(Vec::new())
+    }
+
+    async fn provide(&self, _: &Image, _: &dyn LayerSource) -> Result<(), EngineError> {
+        Err(EngineError::Host(self.reason.clone()))
+    }
+
+    async fn check(&self, _: &ContainerSpec, _: &RestoreNeeds) -> Result<(), EngineError> {
+        Err(EngineError::Host(self.reason.clone()))
     }
 
     async fn prepare(&self, _: &ContainerSpec, _: Origin) -> Result<Box<dyn Container>, EngineError> {

@@ -159,8 +159,17 @@ impl Group {
         Ok(())
     }
 
+    /// Whether every process stands still, as somebody has asked for.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let (file, wanted) = match self.version {
+            Version::V1 => ("freezer.state", "FROZEN"),
+            Version::V2 => ("cgroup.events", "frozen 1"),
+        };
+        fs::read_to_string(self.main.join(file)).is_ok_and(|text| text.lines().any(|line| line == wanted))
+    }
+
     /// Whether every process stands still; asks for it.
-    fn try_freeze(&self) -> io::Result<bool> {
+    pub(crate) fn try_freeze(&self) -> io::Result<bool> {
         match self.version {
             Version::V1 => {
                 let file = self.main.join("freezer.state");

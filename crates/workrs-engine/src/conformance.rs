@@ -10,10 +10,11 @@ use std::{
     io::{ErrorKind, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use workrs_core::{id::JobId, job::CheckpointMode};
+use workrs_core::{id::JobId, image::Image, job::CheckpointMode, spec::Network};
 
 use crate::engine::{
     Capture, CapturedPart, Container, ContainerEnd, ContainerSpec, Engine, EngineError, Frozen, Origin,
@@ -46,8 +47,17 @@ pub struct Subject<'a> {
     pub folder: &'a Path,
     /// What the engine can run.
     pub programs: Programs,
+    /// What the programs run in, an image that the engine was provided with; `None` for the host's own files.
+    pub image: Option<Arc<Image>>,
     /// Names of all that containers left on the host.
     pub leftovers: &'a (dyn Fn() -> Vec<String> + Sync),
+}
+
+impl Subject<'_> {
+    /// As [`spec`], in the subject's image.
+    pub fn spec(&self, job: &str, attempt: u32, command: Vec<String>) -> ContainerSpec {
+        ContainerSpec { image: self.image.clone(), ..spec(job, attempt, command) }
+    }
 }
 
 /// The read end of a container's output.
@@ -79,6 +89,9 @@ pub fn spec(job: &str, attempt: u32, command: Vec<String>) -> ContainerSpec {
         job: JobId::new(job).unwrap(),
         attempt: attempt.to_string(),
         command,
+        folder: "/job".to_owned(),
+        image: None,
+        network: Network::None,
         env: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
         cpus_milli: 1000,
         memory_bytes: 128 << 20,
@@ -122,23 +135,23 @@ async fn run_to_end(subject: &Subject<'_>, spec: &ContainerSpec) -> (ContainerEn
 
 async fn ends(subject: &Subject<'_>) {
     for code in [0, 3, 255] {
-        let end = run_to_end(subject, &spec("ends", 1, (subject.programs.exit)(code))).await.0;
+        let end = run_to_end(subject, &subject.spec("ends", 1, (subject.programs.exit)(code))).await.0;
         assert_eq!(end, ContainerEnd::Exited(code));
     }
     for signal in [9, 15] {
-        let end = run_to_end(subject, &spec("ends", 2, (subject.programs.signal)(signal))).await.0;
+        let end = run_to_end(subject, &subject.spec("ends", 2, (subject.programs.signal)(signal))).await.0;
         assert_eq!(end, ContainerEnd::Signalled(signal));
     }
 }
 
 async fn environment(subject: &Subject<'_>) {
     let Some(program) = subject.programs.environment else { return };
-    let (end, printed) = run_to_end(subject, &spec("environment", 1, program())).await;
+    let (end, printed) = run_to_end(subject, &subject.spec("environment", 1, program())).await;
     assert_eq!((end, printed.as_str()), (ContainerEnd::Exited(0), "hello\nenvironment\n/job\n"));
 }
 
 async fn cannot_start(subject: &Subject<'_>) {
-    let spec = spec("absent", 1, vec!["no-such-program".to_owned()]);
+    let spec = subject.spec("absent", 1, vec!["no-such-program".to_owned()]);
     let container = subject.engine.prepare(&spec, Origin::New).await.unwrap();
     let failed = container.start(Output::new().1).await.unwrap_err();
     assert!(matches!(&failed, EngineError::CannotStart(why) if why.starts_with("no-such-program")), "{failed}");
@@ -146,9 +159,9 @@ async fn cannot_start(subject: &Subject<'_>) {
 }
 
 async fn limits(subject: &Subject<'_>) {
-    let (end, printed) = run_to_end(subject, &spec("memory", 1, (subject.programs.exhaust_memory)())).await;
+    let (end, printed) = run_to_end(subject, &subject.spec("memory", 1, (subject.programs.exhaust_memory)())).await;
     assert_eq!(end, ContainerEnd::OutOfMemory, "{printed}");
-    let (end, printed) = run_to_end(subject, &spec("disk", 1, (subject.programs.fill_disk)())).await;
+    let (end, printed) = run_to_end(subject, &subject.spec("disk", 1, (subject.programs.fill_disk)())).await;
     assert_eq!(end, ContainerEnd::DiskFull, "{printed}");
 }
 
@@ -170,7 +183,7 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> String {
 }
 
 async fn frozen_containers_stand_still(subject: &Subject<'_>) {
-    let (container, mut output) = start(subject, &spec("freeze", 1, (subject.programs.count)(40, 20))).await;
+    let (container, mut output) = start(subject, &subject.spec("freeze", 1, (subject.programs.count)(40, 20))).await;
     let mut printed = read_lines(&mut output, 5).await;
     for thaw_by_drop in [false, true] {
         let frozen = container.freeze().await.unwrap();
@@ -234,7 +247,7 @@ async fn capture(frozen: &mut Box<dyn Frozen + '_>, mode: CheckpointMode, into: 
 
 async fn a_capture_goes_on_exactly(subject: &Subject<'_>) {
     let program = (subject.programs.count)(60, 20);
-    let (container, mut output) = start(subject, &spec("capture", 1, program.clone())).await;
+    let (container, mut output) = start(subject, &subject.spec("capture", 1, program.clone())).await;
     let before = read_lines(&mut output, 5).await;
     let into = empty_folder(subject, "full");
     let mut frozen = container.freeze().await.unwrap();
@@ -252,7 +265,7 @@ async fn a_capture_goes_on_exactly(subject: &Subject<'_>) {
     discard(&captured);
     container.destroy().await.unwrap();
     for (attempt, origin) in origins {
-        let again = subject.engine.prepare(&spec("capture", attempt, program.clone()), origin).await.unwrap();
+        let again = subject.engine.prepare(&subject.spec("capture", attempt, program.clone()), origin).await.unwrap();
         let (mut output, pipe) = Output::new();
         again.restore(pipe).await.unwrap();
         // A restored container can be captured in its turn.
@@ -271,7 +284,7 @@ async fn a_capture_goes_on_exactly(subject: &Subject<'_>) {
 
 async fn a_capture_of_files_starts_again(subject: &Subject<'_>) {
     let program = (subject.programs.count)(10, 20);
-    let (container, mut output) = start(subject, &spec("files", 1, program.clone())).await;
+    let (container, mut output) = start(subject, &subject.spec("files", 1, program.clone())).await;
     fs::write(container.job_folder().join("input"), "kept").unwrap();
     read_lines(&mut output, 5).await;
     let into = empty_folder(subject, "files");
@@ -282,7 +295,7 @@ async fn a_capture_of_files_starts_again(subject: &Subject<'_>) {
     let origin = gather(&captured, CheckpointMode::Files, &subject.folder.join("restore-files"));
     discard(&captured);
     container.destroy().await.unwrap();
-    let again = subject.engine.prepare(&spec("files", 2, program), origin).await.unwrap();
+    let again = subject.engine.prepare(&subject.spec("files", 2, program), origin).await.unwrap();
     let (mut output, pipe) = Output::new();
     again.start(pipe).await.unwrap();
     assert_eq!(again.wait().await, ContainerEnd::Exited(0));
@@ -293,7 +306,7 @@ async fn a_capture_of_files_starts_again(subject: &Subject<'_>) {
 }
 
 async fn frozen_containers_can_be_killed(subject: &Subject<'_>) {
-    let (container, mut output) = start(subject, &spec("kill", 1, (subject.programs.count)(1000, 20))).await;
+    let (container, mut output) = start(subject, &subject.spec("kill", 1, (subject.programs.count)(1000, 20))).await;
     read_lines(&mut output, 2).await;
     let frozen = container.freeze().await.unwrap();
     container.kill().await.unwrap();
@@ -301,14 +314,14 @@ async fn frozen_containers_can_be_killed(subject: &Subject<'_>) {
     drop(frozen);
     container.destroy().await.unwrap();
     let never_started =
-        subject.engine.prepare(&spec("kill", 2, (subject.programs.exit)(0)), Origin::New).await.unwrap();
+        subject.engine.prepare(&subject.spec("kill", 2, (subject.programs.exit)(0)), Origin::New).await.unwrap();
     never_started.kill().await.unwrap();
     assert_eq!(never_started.wait().await, ContainerEnd::Signalled(9));
     never_started.destroy().await.unwrap();
 }
 
 async fn dropped_containers_end(subject: &Subject<'_>) {
-    let (container, mut output) = start(subject, &spec("drop", 1, (subject.programs.count)(100_000, 10))).await;
+    let (container, mut output) = start(subject, &subject.spec("drop", 1, (subject.programs.count)(100_000, 10))).await;
     read_lines(&mut output, 2).await;
     drop(container);
     let ended = async {
@@ -331,7 +344,7 @@ async fn impossible_captures_leave_nothing(subject: &Subject<'_>) {
     };
     let _some_engines_keep_it = tokio::time::timeout(Duration::from_secs(10), wait_for_the_dropped).await;
     let program = (subject.programs.count)(1000, 20);
-    let (container, mut output) = start(subject, &spec("unfit", 1, program.clone())).await;
+    let (container, mut output) = start(subject, &subject.spec("unfit", 1, program.clone())).await;
     read_lines(&mut output, 1).await;
     let mut frozen = container.freeze().await.unwrap();
     let mut captured = capture(&mut frozen, CheckpointMode::Full, &empty_folder(subject, "unfit")).await;
@@ -343,8 +356,8 @@ async fn impossible_captures_leave_nothing(subject: &Subject<'_>) {
     fs::write(subject.folder.join("restore-broken/disk"), vec![7u8; 1 << 20]).unwrap();
     discard(&captured);
     container.destroy().await.unwrap();
-    let failed = subject.engine.prepare(&spec("unfit", 2, program.clone()), unfit).await.err();
+    let failed = subject.engine.prepare(&subject.spec("unfit", 2, program.clone()), unfit).await.err();
     assert!(matches!(failed, Some(EngineError::Unfit(_))), "{failed:?}");
-    let failed = subject.engine.prepare(&spec("unfit", 3, program), broken).await.err();
+    let failed = subject.engine.prepare(&subject.spec("unfit", 3, program), broken).await.err();
     assert!(matches!(failed, Some(EngineError::Refused(_))), "{failed:?}");
 }

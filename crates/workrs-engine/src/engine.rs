@@ -6,14 +6,23 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
-use workrs_core::{id::JobId, job::CheckpointMode, manifest::RestoreNeeds, ranges::ByteRanges};
+use tokio::{io::AsyncRead, time::Instant};
+use workrs_core::{
+    id::JobId,
+    image::{Image, Layer},
+    job::CheckpointMode,
+    manifest::RestoreNeeds,
+    ranges::ByteRanges,
+    spec::Network,
+};
 
 /// What this host can do with an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +40,15 @@ pub struct ContainerSpec {
     pub job: JobId,
     /// Tells this attempt's container from those of earlier attempts; a file name.
     pub attempt: String,
-    /// Program and arguments, started in `/job`.
+    /// Program and arguments.
     pub command: Vec<String>,
-    /// The job's own environment.
+    /// Where it is started, an absolute path as the job sees it.
+    pub folder: String,
+    /// What it runs in: an image that was [provided](Engine::provide), or `None` for this node's own `/usr`.
+    pub image: Option<Arc<Image>>,
+    /// What of the network it sees.
+    pub network: Network,
+    /// The job's own environment, which comes over the image's.
     pub env: BTreeMap<String, String>,
     /// Processor time, in thousandths of a core.
     pub cpus_milli: u32,
@@ -45,6 +60,7 @@ pub struct ContainerSpec {
 
 /// What the job disk begins as.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one a container, and it does not stay")]
 pub enum Origin {
     /// Empty.
     New,
@@ -53,7 +69,8 @@ pub enum Origin {
     Captured {
         /// Where the parts lie: `<folder>/<part name>`.
         folder: PathBuf,
-        /// What was captured. With `Files` the program starts again and only what lies in `/job` and its home stays.
+        /// What was captured. With `Files` the program starts again and only what lies in `/job`, in its home and,
+        /// in an image, what it changed in its root stays.
         mode: CheckpointMode,
         /// What the capture needs.
         needs: RestoreNeeds,
@@ -139,6 +156,16 @@ pub trait Engine: Send + Sync + 'static {
     /// The version of the form of its captures.
     fn format(&self) -> u32;
 
+    /// The oldest version of the form that it can restore.
+    fn oldest_format(&self) -> u32 {
+        self.format()
+    }
+
+    /// The version of CRIU that it captures and restores memory with; empty if it has none, or does not know.
+    async fn criu_version(&self) -> String {
+        String::new()
+    }
+
     /// What this host can do, found out anew.
     async fn capabilities(&self) -> Capabilities;
 
@@ -149,9 +176,47 @@ pub trait Engine: Send + Sync + 'static {
     /// Gives the names of what it found. Called once, before any [`prepare`](Self::prepare).
     async fn sweep(&self) -> Result<Vec<String>, EngineError>;
 
+    /// The most of this host's network that it can give to a container.
+    fn network(&self) -> Network {
+        Network::None
+    }
+
+    /// The node's lease has held without a gap since `since`, and holds until `until`, both by [`boottime`](crate::boottime).
+    /// When that is over without another word, every container with network is frozen by a process other than the node,
+    /// and stays so until [`is_ours`](Self::is_ours). Before the first word nothing is frozen: there are leases that do not
+    /// end by time. An engine that gives the network to no container need not listen.
+    fn lease_holds(&self, since: Duration, until: Duration) {
+        let _ = (since, until);
+    }
+
+    /// The job's record, when it was read at `read_at` or later, named this attempt as the one that runs it: its container
+    /// may go on, if the lease that holds now held at `read_at`.
+    fn is_ours(&self, job: &JobId, attempt: &str, read_at: Duration) {
+        let _ = (job, attempt, read_at);
+    }
+
+    /// Makes the layers of an image ready to be run on, so that [`prepare`](Self::prepare) finds them. Quick if they are. What
+    /// is ready may go again when the space is needed, but not while a container of this node runs on it.
+    /// [`EngineError::CannotStart`] means that the image is of no use here or elsewhere.
+    async fn provide(&self, image: &Image, layers: &dyn LayerSource) -> Result<(), EngineError>;
+
+    /// Whether this host has what a capture of memory needs, as far as can be told before its parts are there:
+    /// [`EngineError::Unfit`] if it has not. [`prepare`](Self::prepare) looks again, so an engine may leave all to it; then
+    /// a host that does not fit fetches the capture in vain.
+    async fn check(&self, _spec: &ContainerSpec, _needs: &RestoreNeeds) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Makes disk and root of a container ready, without running anything. With a capture that is
     /// [`Unfit`](EngineError::Unfit) or [`Refused`](EngineError::Refused) nothing is left behind.
     async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError>;
+}
+
+/// Where an engine gets the layers of an image that it does not have yet.
+#[async_trait]
+pub trait LayerSource: Send + Sync {
+    /// The layer as it is stored, which may be compressed. The engine checks its digest.
+    async fn open(&self, layer: &Layer) -> io::Result<Box<dyn AsyncRead + Send + Unpin>>;
 }
 
 /// A container on this host. Dropping it without [`destroy`](Self::destroy) kills it in the background.

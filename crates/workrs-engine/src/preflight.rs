@@ -98,10 +98,16 @@ impl Finding {
     }
 }
 
+#[cfg(feature = "docker")]
+mod docker;
 mod kernel;
 mod rights;
 mod space;
 mod tools;
+
+#[cfg(feature = "docker")]
+pub use self::docker::{check_docker, no_docker};
+pub(crate) use self::tools::criu_version;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 /// Where programs are looked for: first where a newer CRIU is put. `runc` finds `criu` by it.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Deadline of tools that take milliseconds when all is well.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 /// The kernel's `nice` goes from here to 19.

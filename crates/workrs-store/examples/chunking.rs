@@ -207,7 +207,7 @@ async fn store(checkpoints: &Checkpoints, seq: u64, folder: &Path, base: Option<
         id: CheckpointId { epoch: Epoch(1), seq },
         operation: &OperationId::new("op")?,
         mode: CheckpointMode::Full,
-        needs: RestoreNeeds { engine: "none".into(), format: 1, arch: "none".into(), mapped: Vec::new() },
+        needs: RestoreNeeds { engine: "none".into(), format: 1, arch: "none".into(), ..RestoreNeeds::default() },
         run_ms: 0,
         log_bytes: 0,
         parts: &[PartSource::Folder { name: "memory".into(), path: folder.to_owned() }],

@@ -21,6 +21,8 @@ pub mod envelope;
 pub mod etcd;
 pub mod faulty;
 pub mod fresh;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod records;
 pub mod redb;
 pub mod state;

@@ -38,6 +38,17 @@ pub struct Page {
     pub revision: Revision,
 }
 
+/// What was written below a prefix since a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Those that stand there and were written since, in key order. What was deleted since is not among them.
+    pub entries: Vec<Entry>,
+    /// How many entries stand there in all.
+    pub total: usize,
+    /// The newest revision when this was read, or when reading it began.
+    pub revision: Revision,
+}
+
 /// A condition on one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -136,6 +147,12 @@ pub trait StateStore: Send + Sync + 'static {
     /// Entries whose keys begin with `prefix` and lie behind `after`, at most `limit`, in key order.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, StateError>;
 
+    /// Entries whose keys begin with `prefix` and that were written behind revision `since`, and how many there are in all.
+    /// Whoever knows what stood there at `since` sees by that number whether anything was deleted.
+    async fn list_written(&self, prefix: &str, since: Revision) -> Result<Written, StateError> {
+        list_written_by_pages(self, prefix, since).await
+    }
+
     /// Applies all changes of a transaction if all its conditions hold, and gives its revision. One that changes
     /// nothing, such as deleting what is absent, gives the newest revision. If the future is dropped, the
     /// transaction may be applied all the same.
@@ -152,6 +169,9 @@ pub trait StateStore: Send + Sync + 'static {
     /// Renews a lease for its full time; [`StateError::LeaseEnded`] if it is gone.
     async fn renew_lease(&self, lease: LeaseId) -> Result<(), StateError>;
 
+    /// Whether a lease ends by itself when it is not renewed in time.
+    fn leases_end_by_time(&self) -> bool;
+
     /// Ends a lease and with it its keys. A lease that is gone already is no error.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError>;
 
@@ -162,6 +182,30 @@ pub trait StateStore: Send + Sync + 'static {
     /// told [`WatchEvent::Compacted`]. What stands now is not touched. A store that refuses writes because it is full
     /// takes them again if this made room. To ask twice, or for what is forgotten already, is no error.
     async fn compact(&self, before: Revision) -> Result<(), StateError>;
+}
+
+/// [`StateStore::list_written`] for a store that can only list all.
+pub(crate) async fn list_written_by_pages<S: StateStore + ?Sized>(
+    store: &S,
+    prefix: &str,
+    since: Revision,
+) -> Result<Written, StateError> {
+    const PAGE: usize = 2_000;
+    let mut written = Written { entries: Vec::new(), total: 0, revision: Revision(0) };
+    let mut after = None;
+    loop {
+        let mut page = store.list(prefix, after.as_deref(), PAGE).await?;
+        if after.is_none() {
+            written.revision = page.revision;
+        }
+        written.total += page.entries.len();
+        after = page.entries.last().map(|entry| entry.key.clone());
+        page.entries.retain(|entry| entry.revision > since);
+        written.entries.append(&mut page.entries);
+        if !page.more {
+            return Ok(written);
+        }
+    }
 }
 
 /// All keys that begin with `prefix`, in their order.

@@ -262,7 +262,7 @@ impl Capture {
             id: id(seq),
             operation: &OperationId::new("op").unwrap(),
             mode: CheckpointMode::Full,
-            needs: RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), mapped: Vec::new() },
+            needs: RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), ..RestoreNeeds::default() },
             run_ms: 1,
             log_bytes: 2,
             parts: &parts,

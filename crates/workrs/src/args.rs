@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::access::Role;
+
 /// Hands compute jobs to a group of edge nodes and never loses their work.
 #[derive(Debug, Parser)]
 #[command(name = "workrs", version, max_term_width = 100)]
@@ -38,8 +40,18 @@ pub enum Command {
     Resume(JobArgs),
     /// List the live nodes
     Nodes(ServerArgs),
+    /// List, pull, import and remove the images that jobs run in
+    Image(ImageArgs),
+    /// Make, list and revoke the tokens that let people and programs in
+    Token(TokenArgs),
+    /// Show and set how much of the group owners may have
+    Quota(QuotaArgs),
+    /// Tell who changed what, and who was refused
+    Audit(AuditArgs),
     /// Let a node take no more jobs and give back those that it has, saved
     Drain(DrainArgs),
+    /// Make a node, or one of its jobs, fail, to see that the work goes on; where the node allows it (--allow-drills)
+    Drill(DrillArgs),
     /// Tell how many checkpoints a job should have, and what they change
     Plan(PlanArgs),
     /// Kill nodes at random and measure how long jobs take, next to what the models say (needs root, takes hours)
@@ -52,6 +64,7 @@ pub enum Command {
         /// Which.
         verb: String,
         /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
 }
@@ -62,6 +75,21 @@ pub struct UpArgs {
     /// Where the API listens
     #[arg(long, env = "WORKRS_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
+    /// The certificate that the API shows, with those that lead to its authority (PEM)
+    #[arg(long, env = "WORKRS_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, env = "WORKRS_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// self-made: the API shows a certificate that the node makes for itself, once, and keeps in its data folder
+    #[arg(long, env = "WORKRS_TLS", value_name = "KIND")]
+    pub tls: Option<String>,
+    /// Speak plain HTTP, which anybody on the way can read and change, beyond this machine
+    #[arg(long, env = "WORKRS_INSECURE")]
+    pub insecure: bool,
+    /// Requests that each caller may make in a second, as in 1000/s, with bursts of twice as many; or off
+    #[arg(long, env = "WORKRS_RATE_LIMIT", value_name = "RATE")]
+    pub rate_limit: Option<String>,
     /// Where everything of this node lies
     #[arg(long, env = "WORKRS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -96,12 +124,18 @@ pub struct UpArgs {
     /// Space for job disks, reserved at the first start where the data folder's file system has no reflinks
     #[arg(long, env = "WORKRS_DISK_POOL", value_name = "SIZE")]
     pub disk_pool: Option<String>,
+    /// Space for the unpacked layers of images, which are kept from job to job
+    #[arg(long, env = "WORKRS_IMAGE_CACHE", value_name = "SIZE")]
+    pub image_cache: Option<String>,
     /// How long the group waits for a sign of life of this node
     #[arg(long, env = "WORKRS_LEASE", value_name = "DURATION")]
     pub lease: Option<String>,
-    /// What runs jobs: auto or runc
+    /// What runs jobs: runc, docker (a daemon of this machine), or auto: the first of them that can checkpoint jobs here
     #[arg(long, env = "WORKRS_ENGINE")]
     pub engine: Option<String>,
+    /// Where Docker's daemon listens; /var/run/docker.sock by default
+    #[arg(long, env = "DOCKER_HOST", value_name = "PATH")]
+    pub docker_socket: Option<String>,
     /// Time to save jobs when the node is stopped
     #[arg(long, env = "WORKRS_STOP_TIMEOUT", value_name = "DURATION")]
     pub stop_timeout: Option<String>,
@@ -123,6 +157,9 @@ pub struct UpArgs {
     /// How long outputs, log and record of a finished job stay: a duration, or forever
     #[arg(long, env = "WORKRS_KEEP_FINISHED", value_name = "DURATION")]
     pub keep_finished: Option<String>,
+    /// How long it is kept who changed what and who was refused: a duration, or forever
+    #[arg(long, env = "WORKRS_KEEP_AUDIT", value_name = "DURATION")]
+    pub keep_audit: Option<String>,
     /// A file with the key that blobs are encrypted with (64 hex digits); the key itself can be in
     /// WORKRS_ENCRYPTION_KEY instead
     #[arg(long, env = "WORKRS_ENCRYPTION_KEY_FILE", value_name = "FILE")]
@@ -130,9 +167,23 @@ pub struct UpArgs {
     /// How long a job waits for a node that fits its checkpoint, before it is started clean
     #[arg(long, env = "WORKRS_UNFIT_WAIT", value_name = "DURATION")]
     pub unfit_wait: Option<String>,
+    /// The most of this machine's network that jobs may use: none, or host, which needs WORKRS_TOKEN
+    #[arg(long, env = "WORKRS_ALLOW_NETWORK", value_name = "NETWORK")]
+    pub allow_network: Option<String>,
+    /// Let admins make this node fail (`workrs drill`), to see that its jobs outlive it
+    #[arg(long, env = "WORKRS_ALLOW_DRILLS")]
+    pub allow_drills: bool,
     /// A label that jobs can ask for by --constraint
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// A registry that images are pulled from without TLS; may be repeated. Those on this machine's loopback always are
+    #[arg(
+        long = "insecure-registry",
+        env = "WORKRS_INSECURE_REGISTRIES",
+        value_delimiter = ',',
+        value_name = "HOST[:PORT]"
+    )]
+    pub insecure_registries: Vec<String>,
     /// A TOML file with any of these options
     #[arg(long, env = "WORKRS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -153,6 +204,12 @@ pub struct ServerArgs {
         value_name = "URL,…"
     )]
     pub server: Vec<String>,
+    /// Believe nodes whose certificate leads to one in this file (PEM), instead of what the system believes
+    #[arg(long, env = "WORKRS_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Believe nodes that show a certificate with one of these SHA-256 fingerprints
+    #[arg(long, env = "WORKRS_TLS_FINGERPRINT", value_delimiter = ',', value_name = "SHA256,…")]
+    pub tls_fingerprint: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -174,6 +231,206 @@ pub struct DrainArgs {
     pub server: ServerArgs,
 }
 
+/// What to do with tokens.
+#[derive(Debug, ClapArgs)]
+pub struct TokenArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print it this once; the group's first has to be an admin's, and from then on everybody needs one
+    Create(TokenCreateArgs),
+    /// List all tokens, also those that count no more; not the tokens themselves
+    Ls(ServerArgs),
+    /// Take a token back
+    Revoke(TokenRevokeArgs),
+}
+
+/// What a token is to allow, and to whom.
+#[derive(Debug, ClapArgs)]
+pub struct TokenCreateArgs {
+    /// Who will show it: what they hand over is theirs
+    #[arg(long, value_name = "NAME")]
+    pub owner: String,
+    /// What they may do
+    #[arg(long, value_enum)]
+    pub role: Role,
+    /// For how long it counts, such as 30d; for ever if nothing is said
+    #[arg(long, value_name = "DURATION")]
+    pub expires: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which token.
+#[derive(Debug, ClapArgs)]
+pub struct TokenRevokeArgs {
+    /// Its id, as `token ls` shows it
+    pub id: String,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What to do with quotas.
+#[derive(Debug, ClapArgs)]
+pub struct QuotaArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: QuotaCommand,
+}
+
+/// What can be done with quotas.
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// List the quotas that were set
+    Ls(ServerArgs),
+    /// Show the quota that counts for an owner, and what they have; your own if none is named
+    Show(QuotaShowArgs),
+    /// Set the quota of an owner; what is left out is not limited
+    Set(QuotaSetArgs),
+    /// Take the quota of an owner away
+    Rm(QuotaRmArgs),
+}
+
+/// Whose quota.
+#[derive(Debug, ClapArgs)]
+pub struct QuotaShowArgs {
+    /// The owner; '*' is everybody who has none of their own
+    pub owner: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Whose quota to take away.
+#[derive(Debug, ClapArgs)]
+pub struct QuotaRmArgs {
+    /// The owner; '*' is everybody who has none of their own
+    pub owner: String,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// How much an owner may have.
+#[derive(Debug, ClapArgs)]
+pub struct QuotaSetArgs {
+    /// The owner; '*' is everybody who has none of their own
+    pub owner: String,
+    /// Jobs that run at the same time; more wait
+    #[arg(long, value_name = "JOBS")]
+    pub running: Option<u32>,
+    /// Cores of those
+    #[arg(long)]
+    pub cpus: Option<String>,
+    /// Memory of those
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Jobs that wait; more are refused
+    #[arg(long, value_name = "JOBS")]
+    pub queued: Option<u32>,
+    /// Inputs, checkpoints, outputs and logs in blobs; above it further jobs are refused
+    #[arg(long, value_name = "SIZE")]
+    pub stored: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which part of the audit trail.
+#[derive(Debug, ClapArgs)]
+pub struct AuditArgs {
+    /// Of the last so long
+    #[arg(long, value_name = "DURATION", default_value = "1d")]
+    pub since: String,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What is to fail.
+#[derive(Debug, ClapArgs)]
+pub struct DrillArgs {
+    /// The node's name
+    pub node: String,
+    /// Lose this job of it, instead of killing the node
+    #[arg(long, value_name = "ID")]
+    pub job: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What to do with images.
+#[derive(Debug, ClapArgs)]
+pub struct ImageArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List the images that the group has
+    Ls(ServerArgs),
+    /// Bring an image from a registry into the group, if it is not there
+    Pull(ImagePullArgs),
+    /// Bring the images of an archive into the group: of docker save, an OCI layout, or a tar of a root file system
+    Import(ImageImportArgs),
+    /// Take names away; an image without a name goes once no job uses it
+    Rm(ImageRmArgs),
+}
+
+/// Which image to pull.
+#[derive(Debug, ClapArgs)]
+pub struct ImagePullArgs {
+    /// The image's name, such as python:3.13-slim or registry.example.org/team/app:1
+    pub image: String,
+    /// Ask the registry even if the group has an image of that name
+    #[arg(long)]
+    pub always: bool,
+    /// A user of the registry, instead of what the Docker configuration of the node's user says
+    #[arg(long, requires = "password_stdin")]
+    pub username: Option<String>,
+    /// Read the user's password from standard input
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which archive to import.
+#[derive(Debug, ClapArgs)]
+pub struct ImageImportArgs {
+    /// The archive: tar, also compressed with gzip or zstd
+    pub file: PathBuf,
+    /// What its image is called, instead of what the archive says
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which names to take away.
+#[derive(Debug, ClapArgs)]
+pub struct ImageRmArgs {
+    /// The image's names; sha256:… means all names of that image
+    #[arg(required = true, num_args = 1..)]
+    pub names: Vec<String>,
+    /// Where the group is.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
 /// A job and where to find it.
 #[derive(Debug, ClapArgs)]
 pub struct JobArgs {
@@ -187,15 +444,22 @@ pub struct JobArgs {
 /// What to hand over.
 #[derive(Debug, ClapArgs)]
 pub struct SubmitArgs {
-    /// A script or program and its arguments; after -- a command that the node has
-    #[arg(value_name = "FILE [ARGS…] | -- COMMAND [ARGS…]", required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = false)]
+    /// A script or program and its arguments; after -- a command that the node or the image has. With --image there may be
+    /// neither: then the image's own program is run
+    #[arg(value_name = "FILE [ARGS…] | -- COMMAND [ARGS…]", required_unless_present = "image", num_args = 1.., trailing_var_arg = true, allow_hyphen_values = false)]
     pub work: Vec<String>,
     /// What people call the job
     #[arg(long)]
     pub name: Option<String>,
-    /// The root file system: host, a frozen copy of the node's own programs
+    /// What it runs in: an image, pulled into the group if it is not there, or host, a frozen copy of the node's own programs
     #[arg(long)]
     pub image: Option<String>,
+    /// When to ask the registry: missing (if the group has no image of that name) or always
+    #[arg(long, value_name = "POLICY", default_value = "missing", value_parser = ["missing", "always"], requires = "image")]
+    pub pull: String,
+    /// The program that the command is given to instead of the image's own; an empty text means none
+    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    pub entrypoint: Option<String>,
     /// A file or folder for the job's folder /job; may be repeated
     #[arg(long = "input", value_name = "PATH")]
     pub inputs: Vec<PathBuf>,
@@ -223,13 +487,13 @@ pub struct SubmitArgs {
     /// How long the job is expected to run
     #[arg(long, value_name = "DURATION")]
     pub forecast: Option<String>,
-    /// When to checkpoint: auto, none, files, every=30s
+    /// When to checkpoint: auto, none, files, every=30s; auto by default, with --network host files
     #[arg(long, value_name = "POLICY")]
     pub checkpoint: Option<String>,
     /// A label that the node must have; may be repeated
     #[arg(long = "constraint", value_name = "KEY=VALUE")]
     pub constraints: Vec<String>,
-    /// What of the network the job sees: none
+    /// What of the network the job sees: none, or host, all of its node's, where the operator allows it
     #[arg(long)]
     pub network: Option<String>,
     /// 0 is served first, 9 last
@@ -306,6 +570,12 @@ pub struct DoctorArgs {
     /// The space for job disks that a node would use
     #[arg(long, env = "WORKRS_DISK_POOL", value_name = "SIZE")]
     pub disk_pool: Option<String>,
+    /// What a node would run jobs with: auto, runc or docker
+    #[arg(long, env = "WORKRS_ENGINE", default_value = "auto")]
+    pub engine: String,
+    /// Where Docker's daemon listens; /var/run/docker.sock by default
+    #[arg(long, env = "DOCKER_HOST", value_name = "PATH")]
+    pub docker_socket: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,7 @@
 //! The configuration of a node: flags over environment over file over defaults, resolved and checked once.
 
+mod listening;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -11,13 +13,16 @@ use serde::Deserialize;
 use workrs_core::{
     id::NodeId,
     plan::rate::DEFAULT_PRIOR_MTBF,
-    spec::{format_duration, parse_duration, parse_size},
+    spec::{InvalidSpec, Network, format_duration, parse_duration, parse_size},
 };
 use workrs_store::blobs::BlobKey;
 
+use self::listening::{Listening, Options};
 use crate::{
     args::UpArgs,
+    host::{self, CPU_FEATURES_LABEL},
     node::{CheckpointQuota, Roles},
+    tls,
 };
 
 /// Where a node keeps everything unless told otherwise.
@@ -25,9 +30,9 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/workrs";
 /// Space for job disks unless told otherwise.
 pub const DEFAULT_DISK_POOL: &str = "16G";
 const DEFAULT_KEEP_FINISHED: &str = "30d";
-/// What `keep-finished` takes instead of a duration.
+const DEFAULT_KEEP_AUDIT: &str = "90d";
+/// What `keep-finished` and `keep-audit` take instead of a duration.
 const FOREVER: &str = "forever";
-const DEFAULT_LISTEN: &str = "127.0.0.1:7480";
 const MIN_LEASE: Duration = Duration::from_secs(2);
 
 /// All that `up` needs to know.
@@ -35,6 +40,10 @@ const MIN_LEASE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// What the API shows of itself; `None` means plain HTTP.
+    pub tls: Option<tls::Source>,
+    /// Requests of each caller a second; `None` means any number.
+    pub rate_limit: Option<u32>,
     /// Where other nodes and clients reach the API; by default where it listens.
     pub advertise: Option<String>,
     /// What requests must carry beyond loopback.
@@ -57,6 +66,12 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Space for job disks.
     pub disk_pool_bytes: u64,
+    /// Space for the unpacked layers of images.
+    pub image_cache_bytes: u64,
+    /// What runs jobs.
+    pub engine: EngineChoice,
+    /// Where Docker's daemon listens: a path or `unix://` URL; `None` means where it usually does.
+    pub docker_socket: Option<String>,
     /// How long the group waits for a sign of life.
     pub lease: Duration,
     /// Time to save jobs at the stop.
@@ -71,12 +86,56 @@ pub struct Config {
     pub archive_after: Duration,
     /// How long finished jobs stay; `None` means for ever.
     pub keep_finished: Option<Duration>,
+    /// How long the audit trail stays; `None` means for ever.
+    pub keep_audit: Option<Duration>,
     /// What blobs are encrypted with.
     pub encryption_key: Option<BlobKey>,
     /// How long a job waits for a node that fits its checkpoint.
     pub unfit_wait: Duration,
     /// What jobs may ask for.
     pub labels: BTreeMap<String, String>,
+    /// What of this machine's network jobs may use.
+    pub allow_network: Network,
+    /// Whether admins may make this node fail, to see that jobs outlive it.
+    pub allow_drills: bool,
+    /// Registries that are asked without TLS.
+    pub insecure_registries: Vec<String>,
+}
+
+impl Config {
+    /// Where other nodes and clients reach the API.
+    pub fn address(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.advertise.clone().unwrap_or_else(|| format!("{scheme}://{}", self.listen))
+    }
+}
+
+/// What is to run jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The best that works here.
+    Auto,
+    /// runc, called directly.
+    Runc,
+    /// A Docker daemon of this host.
+    #[cfg(feature = "docker")]
+    Docker,
+}
+
+impl EngineChoice {
+    /// Reads the option `--engine`.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "runc" => Ok(Self::Runc),
+            #[cfg(feature = "docker")]
+            "docker" => Ok(Self::Docker),
+            other => {
+                let known = if cfg!(feature = "docker") { "auto, runc, docker" } else { "auto, runc" };
+                Err(ConfigError::Value { option: "engine", reason: format!("{other:?} is not one of {known}") })
+            }
+        }
+    }
 }
 
 /// A configuration that cannot be used.
@@ -105,6 +164,11 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct FileOptions {
     listen: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls: Option<String>,
+    insecure: bool,
+    rate_limit: Option<String>,
     advertise: Option<String>,
     role: Option<String>,
     data_dir: Option<PathBuf>,
@@ -115,8 +179,10 @@ struct FileOptions {
     cpus: Option<f64>,
     memory: Option<String>,
     disk_pool: Option<String>,
+    image_cache: Option<String>,
     lease: Option<String>,
     engine: Option<String>,
+    docker_socket: Option<String>,
     stop_timeout: Option<String>,
     log_limit: Option<String>,
     job_checkpoint_quota: Option<String>,
@@ -124,9 +190,13 @@ struct FileOptions {
     prior_mtbf: Option<String>,
     archive_after: Option<String>,
     keep_finished: Option<String>,
+    keep_audit: Option<String>,
     encryption_key_file: Option<PathBuf>,
     unfit_wait: Option<String>,
     labels: BTreeMap<String, String>,
+    allow_network: Option<String>,
+    allow_drills: bool,
+    insecure_registries: Vec<String>,
 }
 
 /// What the machine has, for defaults.
@@ -186,17 +256,21 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     let size = |option, text: String| parse_size(&text).map_err(|error| value(option, error.to_string()));
 
     let default_mtbf = format_duration(DEFAULT_PRIOR_MTBF);
-    let listen = text(&args.listen, &file.listen, DEFAULT_LISTEN);
-    let listen: SocketAddr = listen.parse().map_err(|_| value("listen", format!("{listen:?} is not ADDRESS:PORT")))?;
     let token = secrets.token;
-    if !listen.ip().is_loopback() && token.is_none() {
-        let reason = format!(
-            "{listen} can be reached from other machines; set WORKRS_TOKEN to a secret that every request must carry, \
-             or listen on 127.0.0.1"
-        );
-        return Err(value("listen", reason));
-    }
+    let listening = Options {
+        listen: args.listen.clone().or(file.listen),
+        tls_cert: args.tls_cert.clone().or(file.tls_cert),
+        tls_key: args.tls_key.clone().or(file.tls_key),
+        tls: args.tls.clone().or(file.tls),
+        insecure: args.insecure || file.insecure,
+        rate_limit: args.rate_limit.clone().or(file.rate_limit),
+    };
+    let Listening { address: listen, tls, rate_limit } = listening.resolve(token.is_some())?;
+    let allow_network = allow_network(&text(&args.allow_network, &file.allow_network, "none"), token.is_some())?;
     let advertise = args.advertise.clone().or(file.advertise).map(|url| check_advertise(&url)).transpose()?;
+    if tls.is_some() && advertise.as_ref().is_some_and(|url| url.starts_with("http://")) {
+        return Err(value("advertise", "this node speaks TLS: its address begins with https://".to_owned()));
+    }
     let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let data_dir = std::path::absolute(&data_dir).map_err(|error| value("data-dir", error.to_string()))?;
     let name = text(&args.name, &file.name, &machine.hostname);
@@ -210,10 +284,7 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
         .ok()
         .filter(|cpus| (0.001..=100_000.0).contains(cpus))
         .ok_or_else(|| value("cpus", format!("{cpus:?} is not a number of cores")))?;
-    let engine = text(&args.engine, &file.engine, "auto");
-    if !["auto", "runc"].contains(&engine.as_str()) {
-        return Err(value("engine", format!("{engine:?} is not one of auto, runc")));
-    }
+    let engine = EngineChoice::parse(&text(&args.engine, &file.engine, "auto"))?;
     let lease = duration("lease", text(&args.lease, &file.lease, "5s"))?;
     if lease < MIN_LEASE {
         return Err(value("lease", "must be at least 2s".to_owned()));
@@ -236,6 +307,8 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
     let memory = text(&args.memory, &file.memory, &(machine.memory_bytes / 4 * 3).to_string());
     Ok(Config {
         listen,
+        tls,
+        rate_limit,
         advertise,
         token,
         roles: roles(&text(&args.role, &file.role, "all"))?,
@@ -246,6 +319,9 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
         cpus_milli: (cpus * 1_000.0).round() as u32,
         memory_bytes: size("memory", memory)?,
         disk_pool_bytes: size("disk-pool", text(&args.disk_pool, &file.disk_pool, DEFAULT_DISK_POOL))?,
+        image_cache_bytes: size("image-cache", text(&args.image_cache, &file.image_cache, "20G"))?,
+        engine,
+        docker_socket: args.docker_socket.clone().or(file.docker_socket),
         lease,
         stop_timeout: duration("stop-timeout", text(&args.stop_timeout, &file.stop_timeout, "80s"))?,
         log_limit_bytes: size("log-limit", text(&args.log_limit, &file.log_limit, "64M"))?,
@@ -269,14 +345,33 @@ pub fn resolve(args: &UpArgs, secrets: Secrets, machine: &Machine) -> Result<Con
             keep if keep == FOREVER => None,
             keep => Some(duration("keep-finished", keep)?),
         },
+        keep_audit: match text(&args.keep_audit, &file.keep_audit, DEFAULT_KEEP_AUDIT) {
+            keep if keep == FOREVER => None,
+            keep => Some(duration("keep-audit", keep)?),
+        },
         encryption_key: encryption_key(
             args.encryption_key_file.as_deref().or(file.encryption_key_file.as_deref()),
             secrets.encryption_key,
         )?,
         unfit_wait: duration("unfit-wait", text(&args.unfit_wait, &file.unfit_wait, "10m"))?,
         labels: labels(&args.labels, file.labels)?,
+        allow_network,
+        allow_drills: args.allow_drills || file.allow_drills,
+        insecure_registries: insecure_registries(&args.insecure_registries, file.insecure_registries)?,
         data_dir,
     })
+}
+
+/// A job with the machine's network reaches this node's API on loopback, too, where without a token everybody may do anything.
+fn allow_network(text: &str, has_token: bool) -> Result<Network, ConfigError> {
+    let invalid = |reason| ConfigError::Value { option: "allow-network", reason };
+    let allowed: Network = text.parse().map_err(|error: InvalidSpec| invalid(error.reason))?;
+    if allowed == Network::Host && !has_token {
+        let reason = "jobs with the network of this machine reach the node's own API; set WORKRS_TOKEN to a secret that \
+                      every request must carry";
+        return Err(invalid(reason.to_owned()));
+    }
+    Ok(allowed)
 }
 
 fn roles(text: &str) -> Result<Roles, ConfigError> {
@@ -331,7 +426,23 @@ fn labels(flags: &[String], file: BTreeMap<String, String>) -> Result<BTreeMap<S
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
+    if labels.contains_key(CPU_FEATURES_LABEL) && host::cpu_features(&labels).is_empty() {
+        let reason = format!("{CPU_FEATURES_LABEL} needs at least one feature, as in {CPU_FEATURES_LABEL}=avx,avx2");
+        return Err(ConfigError::Value { option: "label", reason });
+    }
     Ok(labels)
+}
+
+fn insecure_registries(flags: &[String], file: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let registries = if flags.is_empty() { file } else { flags.to_vec() };
+    let is_host = |text: &String| !text.is_empty() && !text.contains(['/', '@']) && !text.contains(char::is_whitespace);
+    match registries.iter().find(|registry| !is_host(registry)) {
+        Some(registry) => {
+            let reason = format!("{registry:?} is not HOST or HOST:PORT");
+            Err(ConfigError::Value { option: "insecure-registry", reason })
+        }
+        None => Ok(registries),
+    }
 }
 
 fn read_file(path: &Path) -> Result<FileOptions, ConfigError> {
@@ -364,18 +475,43 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_a_token_is_needed() {
-        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], None).is_err());
-        assert!(resolve_flags(&["--listen", "192.0.2.1:1"], Some("s3cret")).is_ok());
+    fn jobs_get_the_network_only_where_the_api_wants_a_token() {
+        let allowed = |flags: &[&str], token| resolve_flags(flags, token).map(|config| config.allow_network);
+        assert_eq!(allowed(&[], None).unwrap(), Network::None);
+        assert_eq!(allowed(&["--allow-network", "none"], None).unwrap(), Network::None);
+        assert_eq!(allowed(&["--allow-network", "host"], Some("s3cret")).unwrap(), Network::Host);
+        let refused = allowed(&["--allow-network", "host"], None).unwrap_err().to_string();
+        assert!(refused.contains("allow-network") && refused.contains("WORKRS_TOKEN"), "{refused}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("workrs.toml");
+        std::fs::write(&path, "allow-network = \"host\"\n").unwrap();
+        let flags = ["--config", path.to_str().unwrap()];
+        assert!(allowed(&flags, None).is_err());
+        assert_eq!(allowed(&flags, Some("s3cret")).unwrap(), Network::Host);
+        let over = [&flags[..], &["--allow-network", "none"]].concat();
+        assert_eq!(allowed(&over, None).unwrap(), Network::None);
     }
 
     #[test]
     fn others_must_be_told_where_to_find_the_node() {
-        assert!(resolve_flags(&["--listen", "0.0.0.0:1"], Some("s3cret")).is_ok(), "there are no others");
-        let all = ["--listen", "0.0.0.0:1", "--state", "etcd://a:1", "--blobs", "s3://b/c"];
+        let alone = ["--listen", "0.0.0.0:1", "--insecure"];
+        assert!(resolve_flags(&alone, Some("s3cret")).is_ok(), "there are no others");
+        let all = [&alone[..], &["--state", "etcd://a:1", "--blobs", "s3://b/c"]].concat();
         assert!(resolve_flags(&all, Some("s3cret")).unwrap_err().to_string().contains("--advertise"));
         let told = [&all[..], &["--advertise", "http://edge-1:1/"]].concat();
-        assert_eq!(resolve_flags(&told, Some("s3cret")).unwrap().advertise.as_deref(), Some("http://edge-1:1"));
+        let config = resolve_flags(&told, Some("s3cret")).unwrap();
+        assert_eq!(config.address(), "http://edge-1:1");
+    }
+
+    #[test]
+    fn the_address_that_is_told_is_one_of_tls_where_the_node_speaks_it() {
+        let address = |flags: &[&str]| resolve_flags(flags, None).map(|config| config.address());
+        assert_eq!(address(&[]).unwrap(), "http://127.0.0.1:7480");
+        let own = ["--tls", "self-made"];
+        assert_eq!(address(&own).unwrap(), "https://127.0.0.1:7480");
+        assert_eq!(address(&[&own[..], &["--advertise", "https://a:1"]].concat()).unwrap(), "https://a:1");
+        assert!(address(&[&own[..], &["--advertise", "http://a:1"]].concat()).is_err());
+        assert_eq!(address(&["--advertise", "https://proxy"]).unwrap(), "https://proxy");
     }
 
     #[test]
@@ -425,8 +561,14 @@ mod tests {
             ("--role", "cook"),
             ("--advertise", "edge-1"),
             ("--label", "x"),
+            ("--allow-network", "some"),
+            ("--label", "cpu-features="),
             ("--checkpoint-quota", "some"),
             ("--keep-finished", "ever"),
+            ("--insecure-registry", "http://a"),
+            ("--tls", "home-made"),
+            ("--rate-limit", "0/s"),
+            ("--rate-limit", "fast"),
         ] {
             let error = resolve_flags(&[flag, value], None).unwrap_err().to_string();
             assert!(error.contains(&flag[2..]), "{flag}: {error}");

@@ -1,6 +1,10 @@
 //! What tells this machine from others: an id that lies in its data folder, and what its processor can do.
 
-use std::{io::Write, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    path::Path,
+};
 
 use anyhow::Context;
 use workrs_store::fresh;
@@ -35,8 +39,21 @@ pub fn id(data_dir: &Path) -> anyhow::Result<String> {
     Ok(id)
 }
 
-/// What this processor can do beyond the base of its architecture, as the kernel names it, sorted.
-pub fn cpu_features() -> Vec<String> {
+/// The label by which an operator says what the processor can do, instead of what is found out.
+pub const CPU_FEATURES_LABEL: &str = "cpu-features";
+
+/// The kernel's release.
+pub fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// What this processor can do beyond the base of its architecture, as the kernel names it, sorted; or what a node with these
+/// labels is to say of it.
+pub fn cpu_features(labels: &BTreeMap<String, String>) -> Vec<String> {
+    if let Some(list) = labels.get(CPU_FEATURES_LABEL) {
+        let features: BTreeSet<_> = list.split([',', ' ']).map(str::trim).filter(|name| !name.is_empty()).collect();
+        return features.into_iter().map(str::to_owned).collect();
+    }
     features_in(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
 
@@ -60,6 +77,12 @@ mod tests {
         let first = id(folder.path()).unwrap();
         assert_eq!(id(folder.path()).unwrap(), first);
         assert_ne!(id(tempfile::tempdir().unwrap().path()).unwrap(), first);
+    }
+
+    #[test]
+    fn a_label_says_what_the_processor_can_do() {
+        let labels = BTreeMap::from([(CPU_FEATURES_LABEL.to_owned(), "avx2, avx,,avx".to_owned())]);
+        assert_eq!(cpu_features(&labels), ["avx", "avx2"]);
     }
 
     #[test]

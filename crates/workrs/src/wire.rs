@@ -1,5 +1,7 @@
 //! The only place that turns configuration into stores and engines.
 
+pub(crate) mod engine;
+
 use std::{
     os::{
         linux::net::SocketAddrExt,
@@ -11,7 +13,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use workrs_core::{hash::ContentHash, keys};
-use workrs_engine::{Engine, absent::AbsentEngine, preflight, runc};
 use workrs_store::{
     blobs::{BlobError, Blobs},
     fresh,
@@ -28,6 +29,7 @@ use crate::{
     host,
     metrics::{MeteredBlobs, MeteredState},
     node::{NodeConfig, NodeParts},
+    tls::Certificates,
 };
 
 /// The key of the group's id, which state and blobs must share.
@@ -43,6 +45,8 @@ pub struct Wired {
     pub parts: NodeParts,
     /// About the node.
     pub node: NodeConfig,
+    /// What the API shows of itself; nothing where it speaks plain HTTP.
+    pub certificates: Option<Arc<Certificates>>,
     /// What an operator should know.
     pub warnings: Vec<String>,
     /// Holds the node's name on this host while it is kept.
@@ -66,18 +70,25 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
     let blobs = blobs.with_marker(GROUP_BLOB, group.into());
     check_key(&blobs, config.encryption_key.is_some()).await?;
     let name = claim_name(config)?;
-    let (engine, warnings) = open_engine(config).await?;
+    let (engine, warnings) = engine::open(config).await?;
     let memory_dir = memory_dir(config);
+    let certificates = match &config.tls {
+        Some(source) => Some(Certificates::open(source, dir, &names(config))?),
+        None => None,
+    };
     let node = NodeConfig {
         id: config.name.clone(),
         host: host::id(dir)?,
-        address: config.advertise.clone().unwrap_or_else(|| format!("http://{}", config.listen)),
+        address: config.address(),
+        tls_fingerprint: certificates.as_ref().map(|certificates| certificates.fingerprint()),
         roles: config.roles,
-        cpu_features: host::cpu_features(),
+        cpu_features: host::cpu_features(&config.labels),
         stop_timeout: config.stop_timeout,
         cpus_milli: config.cpus_milli,
         memory_bytes: config.memory_bytes - memory_dir.as_ref().map_or(0, |_| memory_dir_bytes(config.memory_bytes)),
         labels: config.labels.clone(),
+        allow_network: config.allow_network,
+        allow_drills: config.allow_drills,
         lease: config.lease,
         log_limit_bytes: config.log_limit_bytes,
         unfit_wait: config.unfit_wait,
@@ -87,11 +98,32 @@ pub async fn open(config: &Config) -> anyhow::Result<Wired> {
         prior_mtbf: config.prior_mtbf,
         archive_after: config.archive_after,
         keep_finished: config.keep_finished,
+        keep_audit: config.keep_audit,
     };
     let state: Arc<dyn StateStore> = Arc::new(MeteredState::new(state));
     let blobs = blobs.through(|store| Arc::new(MeteredBlobs::new(store)));
     let parts = NodeParts { records: Records::new(state).with_archive(blobs.clone()), blobs, engine };
-    Ok(Wired { parts, node, warnings, name })
+    Ok(Wired { parts, node, certificates, warnings, name })
+}
+
+/// Under which names and addresses a certificate of the node's own is of use.
+fn names(config: &Config) -> Vec<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let listen = config.listen.ip();
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), host];
+    if !listen.is_unspecified() {
+        names.push(listen.to_string());
+    }
+    names.extend(config.advertise.as_deref().and_then(host_of));
+    names.sort();
+    names.dedup();
+    names.retain(|name| !name.is_empty() && name.is_ascii());
+    names
+}
+
+/// The host of `https://HOST:PORT`.
+fn host_of(url: &str) -> Option<String> {
+    Some(reqwest::Url::parse(url).ok()?.host_str()?.trim_matches(['[', ']']).to_owned())
 }
 
 /// Jobs' cgroups and mounts carry the node's name: a second node of that name would take them for what a former process of
@@ -101,31 +133,6 @@ fn claim_name(config: &Config) -> anyhow::Result<UnixListener> {
     UnixListener::bind_addr(&address).with_context(|| {
         format!("a node named {} runs on this machine already; give this one another --name", config.name)
     })
-}
-
-/// The engine, and what an operator should know of it. A host that cannot run jobs gets one that says so.
-async fn open_engine(config: &Config) -> anyhow::Result<(Arc<dyn Engine>, Vec<String>)> {
-    let findings = preflight::check(&config.data_dir, config.disk_pool_bytes).await;
-    if let Err(reason) = preflight::capabilities(&findings).run {
-        return Ok((Arc::new(AbsentEngine::new(reason)), Vec::new()));
-    }
-    let engine = runc::RuncEngine::open(runc::RuncConfig {
-        data_dir: config.data_dir.clone(),
-        node: config.name.to_string(),
-        disk_pool_bytes: config.disk_pool_bytes,
-        helper: std::env::current_exe().context("cannot find this program's own file")?,
-    });
-    let engine = Arc::new(engine.await.context("cannot prepare the engine")?);
-    let warnings = engine.warnings().to_vec();
-    if config.roles.run {
-        let warming = Arc::clone(&engine);
-        tokio::spawn(async move {
-            if let Err(error) = warming.warm_up().await {
-                tracing::warn!(%error, "cannot make the image of this host yet; the first job will try again");
-            }
-        });
-    }
-    Ok((engine, warnings))
 }
 
 /// The memory that small dumps may take: a sixteenth of that for jobs, at most 256 MiB. With little memory there is none.
@@ -191,14 +198,11 @@ async fn open_etcd(_config: &Config) -> anyhow::Result<Arc<dyn StateStore>> {
 /// Two folders that do not belong together must not be mixed: records would name blobs of another group. Gives the
 /// group's id, which stands in both from now on.
 async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<String> {
+    // Another node may make the group at this moment. It writes to the state first, hence the blobs are read first.
+    let in_blobs = group_in_blobs(blobs).await?;
     let in_state = match state.get(GROUP_KEY).await? {
         Some(entry) => Some(String::from_utf8_lossy(&entry.value).into_owned()),
         None => None,
-    };
-    let in_blobs = match blobs.get_unverified(GROUP_BLOB).await {
-        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(BlobError::Missing(_)) => None,
-        Err(error) => return Err(error).context("cannot read the blobs' group"),
     };
     match (in_state, in_blobs) {
         (Some(state), Some(blobs)) if state == blobs => Ok(state),
@@ -210,7 +214,8 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<St
         }
         (Some(group), None) => {
             // Either the very first start died between the two writes, or this is another blob folder.
-            if !state.list("jobs/", None, 1).await?.entries.is_empty() {
+            let has_jobs = !state.list("jobs/", None, 1).await?.entries.is_empty();
+            if has_jobs && group_in_blobs(blobs).await?.is_none() {
                 bail!("the state has jobs of the group {group}, but the blobs are empty; check --state and --blobs");
             }
             put_group(blobs, group).await
@@ -228,6 +233,14 @@ async fn check_group(state: &dyn StateStore, blobs: &Blobs) -> anyhow::Result<St
                 Err(error) => Err(error).context("cannot write the group's id"),
             }
         }
+    }
+}
+
+async fn group_in_blobs(blobs: &Blobs) -> anyhow::Result<Option<String>> {
+    match blobs.get_unverified(GROUP_BLOB).await {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(BlobError::Missing(_)) => Ok(None),
+        Err(error) => Err(error).context("cannot read the blobs' group"),
     }
 }
 
@@ -275,5 +288,18 @@ mod tests {
         assert!(check_group(&other_state, &blobs).await.is_err());
         check_group(&other_state, &other_blobs).await.unwrap();
         assert!(check_group(&other_state, &blobs).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nodes_that_make_a_group_at_once_make_one() {
+        for _ in 0..100 {
+            let (state, folder) = (Arc::new(RedbStore::in_memory()), tempfile::tempdir().unwrap());
+            let url = format!("file://{}", folder.path().display());
+            let nodes = (0..8).map(|_| (Arc::clone(&state), Blobs::open(&url).unwrap()));
+            let checks = nodes.map(|(state, blobs)| tokio::spawn(async move { check_group(&*state, &blobs).await }));
+            let groups = futures::future::join_all(checks).await;
+            let groups: Vec<_> = groups.into_iter().map(|group| group.unwrap().unwrap()).collect();
+            assert!(groups.iter().all(|group| *group == groups[0]), "{groups:?}");
+        }
     }
 }

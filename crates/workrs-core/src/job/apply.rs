@@ -1,14 +1,11 @@
 //! The job's state machine: one `match` over state and event.
 
 use super::{
-    ATTEMPT_HISTORY, Attempt, CHECKPOINT_HISTORY, Checkpoint, CheckpointId, FirstForecast, Holder, IllegalEvent,
-    JobEvent, JobRecord, JobState, KEPT_CHECKPOINTS, LogRange, MAX_CONSECUTIVE_LOSSES, MAX_REASON_LEN, Outcome,
-    Resumable, Standing, Start,
+    ATTEMPT_HISTORY, Attempt, CHECKPOINT_HISTORY, Checkpoint, CheckpointId, Declined, FirstForecast, Holder,
+    IllegalEvent, JobEvent, JobRecord, JobState, KEPT_CHECKPOINTS, LogRange, MAX_CONSECUTIVE_LOSSES, MAX_DECLINE_LEN,
+    MAX_DECLINED, MAX_REASON_LEN, Outcome, Resumable, Standing, Start,
 };
-use crate::{
-    id::{NodeId, Timestamp},
-    plan::PlanNote,
-};
+use crate::{fit::HostNeeds, id::Timestamp, plan::PlanNote};
 
 impl JobRecord {
     /// The record after `event`. An event that the record already reflects changes nothing.
@@ -20,11 +17,16 @@ impl JobRecord {
             }
             (JobState::Running { holder: current, .. }, JobEvent::Claimed { holder, .. }) if current == holder => {}
 
-            (JobState::Running { holder: current, .. }, JobEvent::Started { holder, at, plan })
+            (JobState::Running { holder: current, .. }, JobEvent::Started { holder, at, plan, note })
                 if current == holder =>
             {
-                if let Some(attempt) = next.attempts.last_mut() {
-                    attempt.started_at.get_or_insert(*at);
+                if let Some(attempt) = next.attempts.last_mut()
+                    && attempt.started_at.is_none()
+                {
+                    attempt.started_at = Some(*at);
+                    if let Some(note) = note {
+                        push_note(attempt, note);
+                    }
                 }
                 if let Some(plan) = plan {
                     next.note_plan(plan);
@@ -53,7 +55,7 @@ impl JobRecord {
             }
             (
                 JobState::Running { holder: current, cancel, .. },
-                JobEvent::Finished { holder, at, outcome, outputs, log_bytes },
+                JobEvent::Finished { holder, at, outcome, outputs, output_bytes, log_bytes },
             ) if current == holder => {
                 next.end_attempt(*at, &describe(outcome));
                 let retry =
@@ -65,6 +67,7 @@ impl JobRecord {
                     if let JobState::Finished { outputs: slot, .. } = &mut next.state {
                         slot.clone_from(outputs);
                     }
+                    next.output_bytes = *output_bytes;
                 }
             }
             (JobState::Running { holder: current, cancel, .. }, JobEvent::Released { holder, at, reason })
@@ -76,9 +79,22 @@ impl JobRecord {
                 JobState::Running { holder: current, cancel, .. },
                 JobEvent::RestoreRefused { holder, at, checkpoint, reason },
             ) if current == holder => {
-                next.note_refusal(*checkpoint, &holder.node);
+                next.note_refusal(*checkpoint, holder, reason);
                 let reason = format!("checkpoint {checkpoint} could not be restored: {reason}");
                 next.leave(*at, &reason, cancel.is_some());
+            }
+            (
+                JobState::Running { holder: current, cancel, .. },
+                JobEvent::RestoreUnfit { holder, at, checkpoint, reason },
+            ) if current == holder => {
+                next.note_declined(*checkpoint, holder, reason);
+                let reason = format!("checkpoint {checkpoint} cannot be resumed here: {reason}");
+                next.leave(*at, &reason, cancel.is_some());
+            }
+            (JobState::Queued { since, .. }, JobEvent::NoNodeFits { checkpoint, reason })
+                if self.resume_point().is_some_and(|point| point.id == *checkpoint) =>
+            {
+                next.state = JobState::Queued { since: *since, reason: Some(bounded(reason)) };
             }
             (JobState::Running { holder: current, cancel, .. }, JobEvent::NodeLost { holder, at, reason })
                 if current == holder =>
@@ -111,6 +127,7 @@ impl JobRecord {
                 JobEvent::Finished { holder, .. }
                 | JobEvent::Released { holder, .. }
                 | JobEvent::RestoreRefused { holder, .. }
+                | JobEvent::RestoreUnfit { holder, .. }
                 | JobEvent::NodeLost { holder, .. },
             ) if self.attempt_ended(holder) => {}
             (_, event) => return Err(self.refuse(event)),
@@ -120,7 +137,7 @@ impl JobRecord {
 
     fn claim(&mut self, holder: &Holder, at: Timestamp) {
         let resume_point = self.resume_point();
-        let start = resume_point.map_or(Start::Clean, |c| Start::Checkpoint { id: c.id, mode: c.mode });
+        let start = resume_point.map_or(Start::Clean, Start::from);
         let from = resume_point.map_or(self.log_base, |checkpoint| checkpoint.log_bytes);
         self.epoch = holder.epoch;
         self.totals.attempts += 1;
@@ -205,8 +222,11 @@ impl JobRecord {
             Standing::Dropped => return Err(IllegalEvent::Contradiction("the checkpoint was dropped before")),
             Standing::Kept => checkpoint.standing = Standing::Bad { reason: bounded(reason) },
         }
+        // Nobody will be asked for it again, and the record has to stay small.
+        checkpoint.declined.clear();
+        checkpoint.needs = HostNeeds::default();
         let resume_point = self.resume_point();
-        let start = resume_point.map_or(Start::Clean, |c| Start::Checkpoint { id: c.id, mode: c.mode });
+        let start = resume_point.map_or(Start::Clean, Start::from);
         let from = resume_point.map_or(self.log_base, |checkpoint| checkpoint.log_bytes);
         self.set_log_start(from);
         let step = match &start {
@@ -223,12 +243,24 @@ impl JobRecord {
         Ok(())
     }
 
-    fn note_refusal(&mut self, id: CheckpointId, node: &NodeId) {
+    fn note_refusal(&mut self, id: CheckpointId, holder: &Holder, reason: &str) {
         if let Some(checkpoint) = self.checkpoints.iter_mut().find(|checkpoint| checkpoint.id == id)
-            && !checkpoint.refused_by.contains(node)
+            && !checkpoint.refused_by.contains(&holder.node)
         {
-            checkpoint.refused_by.push(node.clone());
+            checkpoint.refused_by.push(holder.node.clone());
         }
+        self.note_declined(id, holder, reason);
+    }
+
+    fn note_declined(&mut self, id: CheckpointId, holder: &Holder, reason: &str) {
+        let Some(checkpoint) = self.checkpoints.iter_mut().find(|checkpoint| checkpoint.id == id) else { return };
+        let Holder { node, incarnation, .. } = holder;
+        // A former process of the node is gone.
+        checkpoint.declined.retain(|declined| declined.node != *node);
+        let reason = cut(reason, MAX_DECLINE_LEN).to_owned();
+        checkpoint.declined.push(Declined { node: node.clone(), incarnation: incarnation.clone(), reason });
+        let surplus = checkpoint.declined.len().saturating_sub(MAX_DECLINED);
+        checkpoint.declined.drain(..surplus);
     }
 
     fn end_attempt(&mut self, at: Timestamp, note: &str) {
@@ -319,6 +351,8 @@ impl JobEvent {
             Self::Finished { .. } => "finished",
             Self::Released { .. } => "released",
             Self::RestoreRefused { .. } => "refused by a node",
+            Self::RestoreUnfit { .. } => "given back by a node that does not fit",
+            Self::NoNodeFits { .. } => "said to fit no node",
             Self::NodeLost { .. } => "lost",
             Self::RunOn { .. } => "run on",
             Self::Cleaned => "cleaned",
@@ -329,6 +363,8 @@ impl JobEvent {
 fn drop_checkpoint(checkpoint: &mut Checkpoint) {
     checkpoint.standing = Standing::Dropped;
     checkpoint.manifest = None;
+    checkpoint.declined.clear();
+    checkpoint.needs = HostNeeds::default();
 }
 
 fn push_note(attempt: &mut Attempt, note: &str) {

@@ -5,7 +5,7 @@
 
 use crate::{
     id::{Epoch, Incarnation, NodeId, Timestamp},
-    job::{Holder, JobEvent, JobRecord},
+    job::{Holder, JobEvent, JobRecord, JobState},
     keys,
 };
 
@@ -94,6 +94,12 @@ pub fn is_overtaken(record: Option<&JobRecord>, epoch: Epoch) -> bool {
     record.is_none_or(|record| record.epoch > epoch)
 }
 
+/// Whether a job that was claimed under `epoch` has been given back: nobody has it now, and whoever claims it next starts
+/// from its newest checkpoint. What was done since is undone, so nothing more may be done where others can see it.
+pub fn is_given_back(record: &JobRecord, epoch: Epoch) -> bool {
+    record.epoch == epoch && matches!(record.state, JobState::Queued { .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +132,9 @@ mod tests {
         assert_eq!(disown(&running, &Incarnation::new("a2").unwrap(), at), None);
         let released = running.apply(&disown(&running, &incarnation, at).unwrap().event).unwrap();
         assert_eq!((released.state.name(), released.losses), ("queued", 0));
+
+        assert!(is_given_back(&lost, holder.epoch) && is_given_back(&released, holder.epoch));
+        assert!(!is_given_back(&running, holder.epoch) && !is_given_back(&queued, holder.epoch), "it is to be claimed");
 
         let next = Holder { epoch: released.epoch.next(), ..holder.clone() };
         let taken = released.apply(&claim(&next, at).event).unwrap();

@@ -24,6 +24,8 @@ pub enum JobEvent {
         at: Timestamp,
         /// When it is to be checkpointed, and what is to be expected of it.
         plan: Option<PlanNote>,
+        /// Why it was resumed here, if there was anything to choose.
+        note: Option<String>,
     },
     /// The holder has thought about the job's checkpoints anew.
     Planned {
@@ -75,6 +77,8 @@ pub enum JobEvent {
         outcome: Outcome,
         /// The blob that lists its outputs.
         outputs: Option<BlobRef>,
+        /// Their length, all together.
+        output_bytes: u64,
         /// Length of its log.
         log_bytes: u64,
     },
@@ -97,6 +101,25 @@ pub enum JobEvent {
         /// What it cannot restore.
         checkpoint: CheckpointId,
         /// Why not.
+        reason: String,
+    },
+    /// The holder does not have what the checkpoint needs that it was to start from: it gives the job back, so that another
+    /// node can try.
+    RestoreUnfit {
+        /// Who does not fit.
+        holder: Holder,
+        /// When.
+        at: Timestamp,
+        /// What it does not fit.
+        checkpoint: CheckpointId,
+        /// What is missing.
+        reason: String,
+    },
+    /// No live node has what the checkpoint needs that a queued job is to start from: it waits for one.
+    NoNodeFits {
+        /// The checkpoint.
+        checkpoint: CheckpointId,
+        /// Which nodes lack what, and how long it waits.
         reason: String,
     },
     /// The job was lost by a fault of its node: the node's key is gone, or the container vanished.
@@ -131,8 +154,9 @@ impl JobEvent {
             | Self::Finished { holder, .. }
             | Self::Released { holder, .. }
             | Self::RestoreRefused { holder, .. }
+            | Self::RestoreUnfit { holder, .. }
             | Self::NodeLost { holder, .. } => Some(holder),
-            Self::CancelRequested { .. } | Self::RunOn { .. } | Self::Cleaned => None,
+            Self::CancelRequested { .. } | Self::NoNodeFits { .. } | Self::RunOn { .. } | Self::Cleaned => None,
         }
     }
 }

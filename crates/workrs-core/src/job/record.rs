@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    fit::HostNeeds,
     hash::ContentHash,
     id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
     plan::PlanNote,
@@ -25,6 +26,10 @@ pub const MAX_CONSECUTIVE_LOSSES: u32 = 10;
 pub const MAX_LOG_RANGES: usize = 16;
 /// The longest reason that a record carries, in bytes.
 pub const MAX_REASON_LEN: usize = 200;
+/// Processes of which a checkpoint notes that they cannot restore it; older ones may try again.
+pub const MAX_DECLINED: usize = 8;
+/// The longest reason of one of them, in bytes.
+pub const MAX_DECLINE_LEN: usize = 100;
 
 /// All that the group knows of a job. Only [`super::apply`] changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,9 @@ pub struct JobRecord {
     /// The blob that lists the inputs; `None` without inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<BlobRef>,
+    /// Length of the inputs.
+    #[serde(default)]
+    pub input_bytes: u64,
     /// When the job was acknowledged.
     pub submitted_at: Timestamp,
     /// Where the job stands.
@@ -78,6 +86,9 @@ pub struct JobRecord {
     /// The first forecast of the job's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<FirstForecast>,
+    /// Length of the outputs.
+    #[serde(default)]
+    pub output_bytes: u64,
     /// Whether the blobs that a finished job no longer needs are gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cleaned: bool,
@@ -249,9 +260,26 @@ pub struct Checkpoint {
     pub run_ms: u64,
     /// Length of the log at the cut.
     pub log_bytes: u64,
+    /// What it needs of a node. Nothing in records of before this was noted.
+    #[serde(default)]
+    pub needs: HostNeeds,
     /// Nodes that fit it, had every byte of it, and could not restore it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_by: Vec<NodeId>,
+    /// Who cannot restore it, the newest last: placement leaves them out while they live.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub declined: Vec<Declined>,
+}
+
+/// A node's process that was to restore a checkpoint and could not. As a new process it may have what was missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declined {
+    /// The node.
+    pub node: NodeId,
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// Why it cannot.
+    pub reason: String,
 }
 
 /// Whether a checkpoint can be resumed from.
@@ -304,7 +332,16 @@ pub enum Start {
         id: CheckpointId,
         /// What it holds.
         mode: CheckpointMode,
+        /// How long the job had run then: what is not done again. 0 in records of before this was noted.
+        #[serde(default)]
+        run_ms: u64,
     },
+}
+
+impl From<&Checkpoint> for Start {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        Self::Checkpoint { id: checkpoint.id, mode: checkpoint.mode, run_ms: checkpoint.run_ms }
+    }
 }
 
 /// Sums over a job's life.
@@ -372,6 +409,7 @@ impl JobRecord {
             spec,
             spec_hash,
             inputs,
+            input_bytes: 0,
             submitted_at: at,
             state: JobState::Queued { since: at, reason: None },
             epoch: Epoch::default(),
@@ -385,6 +423,7 @@ impl JobRecord {
             resumable,
             plan: None,
             forecast: None,
+            output_bytes: 0,
             cleaned: false,
             unknown: BTreeMap::new(),
         }
@@ -416,8 +455,26 @@ impl JobRecord {
     /// Whether the job ended and may still have inputs or checkpoints in blobs, which nobody needs any more. A lost job
     /// keeps them, as it can be run on.
     pub fn needs_cleaning(&self) -> bool {
-        let ended = matches!(&self.state, JobState::Finished { outcome, .. } if *outcome != Outcome::Lost);
         let may_have_checkpoints = self.epoch.0 > 0 && self.spec.checkpoint.interval().is_some();
-        ended && !self.cleaned && (self.inputs.is_some() || may_have_checkpoints)
+        self.is_over() && !self.cleaned && (self.inputs.is_some() || may_have_checkpoints)
+    }
+    /// Whether it has ended for good: a lost job can be run on.
+    pub fn is_over(&self) -> bool {
+        matches!(&self.state, JobState::Finished { outcome, .. } if *outcome != Outcome::Lost)
+    }
+
+    /// What it has in blobs, as far as its record knows: inputs and checkpoints until it has ended for good, then its outputs
+    /// and its log. Checkpoints share most of their content, so the largest that is kept stands for all of them.
+    pub fn stored_bytes(&self) -> u64 {
+        let log = match &self.state {
+            JobState::Finished { log_bytes, .. } => *log_bytes,
+            JobState::Queued { .. } | JobState::Running { .. } => 0,
+        };
+        if self.is_over() {
+            return self.output_bytes.saturating_add(log);
+        }
+        let kept = self.checkpoints.iter().filter(|checkpoint| checkpoint.standing == Standing::Kept);
+        let largest = kept.map(|checkpoint| checkpoint.size_bytes).max().unwrap_or(0);
+        self.input_bytes.saturating_add(largest).saturating_add(log)
     }
 }

@@ -5,8 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    fit::HostNeeds,
     hash::ContentHash,
     id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
+    keys::QueueEntry,
     plan::PlanNote,
     spec::JobSpec,
 };
@@ -38,7 +40,13 @@ fn checkpoint(epoch: u64, seq: u64, log_bytes: u64) -> Checkpoint {
         uploaded_bytes: 4,
         run_ms: 5,
         log_bytes,
+        needs: HostNeeds {
+            arch: "x86_64".to_owned(),
+            cpu: vec!["avx512_feature".to_owned(); 40],
+            ..HostNeeds::default()
+        },
         refused_by: Vec::new(),
+        declined: Vec::new(),
     }
 }
 
@@ -54,7 +62,7 @@ fn event() -> impl Strategy<Value = JobEvent> {
     prop_oneof![
         4 => holders.clone().prop_map(|holder| JobEvent::Claimed { holder, at: AT }),
         1 => holders.clone().prop_map(|holder| JobEvent::Planned { holder, plan: PlanNote::default() }),
-        1 => holders.clone().prop_map(|holder| JobEvent::Started { holder, at: AT, plan: None }),
+        1 => holders.clone().prop_map(|holder| JobEvent::Started { holder, at: AT, plan: None, note: None }),
         6 => (holders.clone(), 1u64..6, 0u64..100).prop_map(|(holder, seq, log)| {
             let checkpoint = checkpoint(holder.epoch.0, seq, log);
             JobEvent::CheckpointCommitted { holder, checkpoint }
@@ -68,9 +76,21 @@ fn event() -> impl Strategy<Value = JobEvent> {
         }),
         1 => Just(JobEvent::CancelRequested { at: AT }),
         1 => (holders.clone(), outcomes).prop_map(|(holder, outcome)| JobEvent::Finished {
-            holder, at: AT, outcome, outputs: None, log_bytes: 100,
+            holder, at: AT, outcome, outputs: None, output_bytes: 0, log_bytes: 100,
         }),
         2 => holders.clone().prop_map(|holder| JobEvent::Released { holder, at: AT, reason: "drain".to_owned() }),
+        2 => (holders.clone(), 0u64..6, 1u64..6, any::<bool>()).prop_map(|(holder, epoch, seq, fits)| {
+            let (checkpoint, reason) = (CheckpointId { epoch: Epoch(epoch), seq }, "y".repeat(999));
+            if fits {
+                JobEvent::RestoreRefused { holder, at: AT, checkpoint, reason }
+            } else {
+                JobEvent::RestoreUnfit { holder, at: AT, checkpoint, reason }
+            }
+        }),
+        1 => (0u64..6, 1u64..6).prop_map(|(epoch, seq)| JobEvent::NoNodeFits {
+            checkpoint: CheckpointId { epoch: Epoch(epoch), seq },
+            reason: "z".repeat(999),
+        }),
         2 => holders.prop_map(|holder| JobEvent::NodeLost { holder, at: AT, reason: "node died".to_owned() }),
         1 => Just(JobEvent::RunOn { at: AT }),
     ]
@@ -97,6 +117,7 @@ fn check_invariants(before: &JobRecord, event: &JobEvent, after: &JobRecord) -> 
         let ended = matches!(&after.state, JobState::Finished { outcome, .. } if *outcome != Outcome::Lost);
         prop_assert!(by_proof || by_own_fault || ended, "the newest checkpoint was lost by {event:?}");
     }
+    prop_assert!(after.checkpoints.iter().all(|c| c.declined.len() <= MAX_DECLINED));
     prop_assert!(after.log.is_sorted_by_key(|range| range.from));
     prop_assert_eq!(after.apply(event), Ok(after.clone()), "applied twice is not applied once");
     Ok(())
@@ -148,6 +169,8 @@ fn aimed_holder(event: &mut JobEvent) -> Option<&mut Holder> {
         | JobEvent::FellBack { holder, .. }
         | JobEvent::Finished { holder, .. }
         | JobEvent::Released { holder, .. }
+        | JobEvent::RestoreRefused { holder, .. }
+        | JobEvent::RestoreUnfit { holder, .. }
         | JobEvent::NodeLost { holder, .. } => Some(holder),
         _ => None,
     }
@@ -198,7 +221,8 @@ fn the_newest_plan_and_the_first_forecast_stay() {
 fn a_lost_node_leads_back_to_the_newest_checkpoint() {
     let record = apply_all(record(0), &[claimed(1), committed(1, 1, 10), committed(1, 2, 20), lost(1), claimed(2)]);
     let newest = CheckpointId { epoch: Epoch(1), seq: 2 };
-    assert_eq!(record.attempts.last().unwrap().start, Start::Checkpoint { id: newest, mode: CheckpointMode::Full });
+    let start = &record.attempts.last().unwrap().start;
+    assert!(matches!(start, Start::Checkpoint { id, mode: CheckpointMode::Full, .. } if *id == newest), "{start:?}");
     assert_eq!(record.log, [LogRange { epoch: Epoch(1), from: 0 }, LogRange { epoch: Epoch(2), from: 20 }]);
 }
 
@@ -243,12 +267,12 @@ fn a_node_fault_never_counts_against_the_job_until_the_limit() {
 #[test]
 fn a_late_writer_is_fenced() {
     let record = apply_all(record(0), &[claimed(1), lost(1), claimed(2)]);
-    for event in [committed(1, 1, 1), JobEvent::Started { holder: holder(1, 0), at: AT, plan: None }] {
+    for event in [committed(1, 1, 1), JobEvent::Started { holder: holder(1, 0), at: AT, plan: None, note: None }] {
         assert_eq!(record.apply(&event), Err(IllegalEvent::Fenced { epoch: Epoch(1) }));
     }
     let mut imposter = holder(2, 1);
     imposter.epoch = Epoch(2);
-    let event = JobEvent::Started { holder: imposter, at: AT, plan: None };
+    let event = JobEvent::Started { holder: imposter, at: AT, plan: None, note: None };
     assert_eq!(record.apply(&event), Err(IllegalEvent::Fenced { epoch: Epoch(2) }));
 }
 
@@ -268,6 +292,7 @@ fn a_retry_starts_clean_and_keeps_the_log() {
         at: AT,
         outcome: Outcome::Failed { failure: Failure::Exit { code: 1 } },
         outputs: None,
+        output_bytes: 0,
         log_bytes: 30,
     };
     let record = apply_all(record(1), &[claimed(1), committed(1, 1, 10), failed, claimed(2)]);
@@ -275,8 +300,61 @@ fn a_retry_starts_clean_and_keeps_the_log() {
     assert_eq!(record.log, [LogRange { epoch: Epoch(1), from: 0 }, LogRange { epoch: Epoch(2), from: 30 }]);
 }
 
+/// Queued, with a checkpoint that is newest, and claimed anew.
+fn about_to_resume(node: u8) -> JobRecord {
+    let claimed_by = JobEvent::Claimed { holder: holder(2, node), at: AT };
+    apply_all(record(0), &[claimed(1), committed(1, 1, 10), committed(1, 2, 20), lost(1), claimed_by])
+}
+
+#[test]
+fn a_node_that_does_not_fit_costs_the_job_nothing_and_is_left_out_while_it_lives() {
+    let checkpoint = CheckpointId { epoch: Epoch(1), seq: 2 };
+    let reason = "/usr/bin/python3 has other contents here".to_owned();
+    let unfit = JobEvent::RestoreUnfit { holder: holder(2, 1), at: AT, checkpoint, reason: reason.clone() };
+    let before = about_to_resume(1);
+    let record = apply_all(before.clone(), std::slice::from_ref(&unfit));
+    assert_eq!((record.state.name(), record.losses, record.totals.losses), ("queued", before.losses, 1));
+    let point = record.resume_point().unwrap();
+    assert_eq!((point.id, point.refused_by.len(), point.declined[0].reason.as_str()), (checkpoint, 0, &*reason));
+    let resume = QueueEntry::of(&record).resume.unwrap();
+    assert_eq!((resume.checkpoint, resume.avoid), (checkpoint, vec![holder(2, 1).incarnation]));
+    assert!(resume.memory && resume.needs == point.needs);
+    assert_eq!(apply_all(record.clone(), &[unfit]), record, "told twice");
+    let notes = &record.attempts.last().unwrap().notes;
+    assert_eq!(notes.last().unwrap(), &format!("released: checkpoint 1-2 cannot be resumed here: {reason}"));
+}
+
+#[test]
+fn a_job_that_no_node_fits_says_so_while_it_is_queued() {
+    let fits_none = |seq| JobEvent::NoNodeFits {
+        checkpoint: CheckpointId { epoch: Epoch(1), seq },
+        reason: "a: its processor lacks avx2".to_owned(),
+    };
+    let running = about_to_resume(0);
+    assert!(matches!(running.apply(&fits_none(2)), Err(IllegalEvent::WrongState { .. })));
+    let queued = apply_all(running, &[lost(2)]);
+    assert!(queued.apply(&fits_none(1)).is_err(), "another checkpoint is its newest by now");
+    let told = apply_all(queued.clone(), &[fits_none(2)]);
+    let JobState::Queued { reason, .. } = &told.state else { panic!("{:?}", told.state) };
+    assert_eq!(reason.as_deref(), Some("a: its processor lacks avx2"));
+    assert_eq!(QueueEntry::of(&told), QueueEntry::of(&queued));
+    assert_eq!(apply_all(told.clone(), &[fits_none(2)]), told);
+}
+
+#[test]
+fn a_record_of_before_needs_were_noted_asks_for_nothing_but_memory() {
+    let mut written = serde_json::to_value(apply_all(about_to_resume(0), &[lost(2)])).unwrap();
+    for checkpoint in written["checkpoints"].as_array_mut().unwrap() {
+        checkpoint.as_object_mut().unwrap().remove("needs").unwrap();
+    }
+    let record: JobRecord = serde_json::from_value(written).unwrap();
+    let resume = QueueEntry::of(&record).resume.unwrap();
+    assert_eq!((resume.needs, resume.memory, resume.avoid.len()), (HostNeeds::default(), true, 0));
+}
+
 #[test]
 fn a_record_stays_small_whatever_happens() {
+    let reason = "x".repeat(10 * MAX_REASON_LEN);
     let mut current = record(0);
     for epoch in 1..=40 {
         current = apply_all(current, &[claimed(epoch)]);
@@ -286,10 +364,16 @@ fn a_record_stays_small_whatever_happens() {
         for seq in 1..=4 {
             current = apply_all(current, &[committed(epoch, seq, epoch * 10 + seq)]);
         }
-        let reason = "x".repeat(10 * MAX_REASON_LEN);
         let failed = JobEvent::CheckpointFailed { holder: holder(epoch, 0), reason: reason.clone() };
-        let released = JobEvent::Released { holder: holder(epoch, 0), at: AT, reason };
+        let released = JobEvent::Released { holder: holder(epoch, 0), at: AT, reason: reason.clone() };
         current = apply_all(current, &[failed, planned(epoch, AT, Some(1e9)), released]);
+    }
+    for (epoch, node) in (41..=60).zip(0..) {
+        let checkpoint = current.resume_point().unwrap().id;
+        let holder = holder(epoch, node);
+        let claimed = JobEvent::Claimed { holder: holder.clone(), at: AT };
+        let unfit = JobEvent::RestoreUnfit { holder, at: AT, checkpoint, reason: reason.clone() };
+        current = apply_all(current, &[claimed, unfit, JobEvent::NoNodeFits { checkpoint, reason: reason.clone() }]);
     }
     let len = serde_json::to_vec(&current).unwrap().len();
     assert!(len < 8 << 10, "{len} bytes");

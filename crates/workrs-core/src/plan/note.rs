@@ -6,12 +6,12 @@ use super::controller::{Decision, Situation};
 use crate::id::Timestamp;
 
 /// The longest reason, in bytes.
-pub const MAX_REASON: usize = 130;
+pub const MAX_REASON: usize = 150;
 /// Larger numbers say nothing more. In seconds: 31 years.
 const MAX_SECONDS: f64 = 1e9;
 
 /// A decision of the planner, as it was when it was made. All times are in seconds, finite and rounded to milliseconds.
-/// As JSON at most 400 bytes.
+/// As JSON at most 420 bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanNote {
@@ -103,7 +103,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<PlanNote>(&json).unwrap(), note);
             note.reason = "x".repeat(MAX_REASON);
             let json = serde_json::to_string(&note).unwrap();
-            assert!(json.len() <= 400, "{} bytes: {json}", json.len());
+            assert!(json.len() <= 420, "{} bytes: {json}", json.len());
         }
     }
 

@@ -13,9 +13,9 @@ pub use self::{
     script::{InvalidScript, command_for_script},
     units::{InvalidUnit, format_duration, format_size, parse_duration, parse_size},
 };
-use crate::hash::ContentHash;
+use crate::{hash::ContentHash, image::ImageDigest};
 
-/// The largest job name, in bytes.
+/// The longest job name, in characters.
 pub const MAX_JOB_NAME_LEN: usize = 100;
 /// Command and environment together must fit a record, which is at most 4 KiB.
 pub const MAX_COMMAND_AND_ENV_LEN: usize = 1_536;
@@ -32,6 +32,10 @@ pub const DEFAULT_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The name of the image that is a frozen copy of the node's own `/usr`.
 pub const HOST_IMAGE: &str = "host";
+/// The longest name of an image, in bytes.
+pub const MAX_IMAGE_LEN: usize = 512;
+/// Where a job finds its inputs and leaves its outputs.
+pub const JOB_FOLDER: &str = "/job";
 
 /// When and how a job is checkpointed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +116,50 @@ pub enum Network {
     /// Only its own loopback interface.
     #[default]
     None,
+    /// All that its node sees, where the node's operator allows it.
+    Host,
+}
+
+impl Network {
+    /// Whether a node that allows `allowed` may run a job that asks for this.
+    pub fn is_within(self, allowed: Self) -> bool {
+        self == Self::None || allowed == Self::Host
+    }
+
+    /// Whether it is that of a job which says nothing about it.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    /// When a job is checkpointed whose user does not say. A memory that comes back twice repeats its random numbers, keys and
+    /// counters, and others may have seen them, where there are others.
+    pub fn default_checkpoint(self) -> CheckpointPolicy {
+        match self {
+            Self::None => CheckpointPolicy::Auto,
+            Self::Host => CheckpointPolicy::Files,
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Host => "host",
+        })
+    }
+}
+
+impl FromStr for Network {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            "host" => Ok(Self::Host),
+            _ => Err(InvalidSpec { field: "network", reason: format!("{text:?} is not one of none, host") }),
+        }
+    }
 }
 
 /// The resolved specification of a job: nothing in it depends on the node that reads it.
@@ -119,10 +167,16 @@ pub enum Network {
 pub struct JobSpec {
     /// What people call the job; jobs of the same name are runs of the same work.
     pub name: String,
-    /// Program and arguments, started in `/job`.
+    /// Program and arguments, the image's entry point included.
     pub command: Vec<String>,
-    /// The root file system: only [`HOST_IMAGE`] for now.
+    /// Where the program starts; [`JOB_FOLDER`] if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// The root file system: [`HOST_IMAGE`], or an image as the user named it.
     pub image: String,
+    /// Which image that was when the job was handed over; `None` for [`HOST_IMAGE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<ImageDigest>,
     /// Added to the job's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -181,7 +235,9 @@ impl JobSpec {
         Self {
             name: name.into(),
             command,
+            folder: None,
             image: HOST_IMAGE.to_owned(),
+            image_digest: None,
             env: BTreeMap::new(),
             cpus_milli: 1_000,
             memory_bytes: 512 << 20,
@@ -205,8 +261,9 @@ impl JobSpec {
         };
         let name_is_printable = !self.name.is_empty() && !self.name.chars().any(char::is_control);
         check(name_is_printable, "name", &|| "must not be empty or contain control characters".into())?;
-        check(self.name.len() <= MAX_JOB_NAME_LEN, "name", &|| {
-            format!("has {} bytes, at most {MAX_JOB_NAME_LEN} are allowed", self.name.len())
+        let name_len = self.name.chars().count();
+        check(name_len <= MAX_JOB_NAME_LEN, "name", &|| {
+            format!("has {name_len} characters, at most {MAX_JOB_NAME_LEN} are allowed")
         })?;
         check(self.command.first().is_some_and(|program| !program.is_empty()), "command", &|| {
             "must name a program".into()
@@ -218,7 +275,13 @@ impl JobSpec {
             check(!key.is_empty() && !key.contains(['=', '\0']), "env", &|| format!("{key:?} is not a variable name"))?;
         }
         check(!self.env.values().any(|value| value.contains('\0')), "env", &|| "must not contain a NUL byte".into())?;
-        let texts = self.command.iter().chain(self.env.keys()).chain(self.env.values()).chain(&self.outputs);
+        let texts = self
+            .command
+            .iter()
+            .chain(&self.folder)
+            .chain(self.env.keys())
+            .chain(self.env.values())
+            .chain(&self.outputs);
         let len: usize = texts.chain(self.constraints.keys()).chain(self.constraints.values()).map(String::len).sum();
         check(len <= MAX_COMMAND_AND_ENV_LEN, "command", &|| {
             format!(
@@ -226,9 +289,14 @@ impl JobSpec {
                  {MAX_COMMAND_AND_ENV_LEN} are allowed; hand longer ones over in an input file"
             )
         })?;
-        check(self.image == HOST_IMAGE, "image", &|| {
-            format!("{:?} is not available; this version runs {HOST_IMAGE:?} only", self.image)
+        check((self.image == HOST_IMAGE) == self.image_digest.is_none(), "image", &|| {
+            format!("{:?} is not known by a digest", self.image)
         })?;
+        check(self.image.len() <= MAX_IMAGE_LEN, "image", &|| {
+            format!("has {} bytes, at most {MAX_IMAGE_LEN} are allowed", self.image.len())
+        })?;
+        let folder_is_absolute = self.folder.as_ref().is_none_or(|path| path.starts_with('/') && !path.contains('\0'));
+        check(folder_is_absolute, "folder", &|| "must be an absolute path".into())?;
         check((1..=1_000_000).contains(&self.cpus_milli), "cpus", &|| "must lie between 0.001 and 1000".into())?;
         check((MIN_MEMORY..=MAX_BYTES).contains(&self.memory_bytes), "memory", &|| bounds(MIN_MEMORY))?;
         check((MIN_DISK..=MAX_BYTES).contains(&self.disk_bytes), "disk", &|| bounds(MIN_DISK))?;

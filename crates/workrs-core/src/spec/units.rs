@@ -34,7 +34,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
     let invalid = || InvalidUnit::Duration(text.to_owned());
     let mut rest = text.trim();
     if let Ok(seconds) = rest.parse::<u64>() {
-        return seconds.checked_mul(1_000).map(Duration::from_millis).ok_or_else(invalid);
+        let millis = seconds.checked_mul(1_000).filter(|millis| *millis < END);
+        return millis.map(Duration::from_millis).ok_or_else(invalid);
     }
     let mut millis: u64 = 0;
     while !rest.is_empty() {
@@ -42,11 +43,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
         let unit_len = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_len);
         let (_, factor) = DURATION_SUFFIXES.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        millis = scale(number, *factor).and_then(|part| millis.checked_add(part)).ok_or_else(invalid)?;
+        let sum = scale(number, *factor).and_then(|part| millis.checked_add(part));
+        millis = sum.filter(|millis| *millis < END).ok_or_else(invalid)?;
         rest = tail.trim_start();
     }
     if text.trim().is_empty() { Err(invalid()) } else { Ok(Duration::from_millis(millis)) }
 }
+
+/// Sizes and durations end here: below it every whole number has a floating-point one of its own, so that what is written
+/// is read again.
+const END: u64 = 9_000_000_000_000_000;
 
 /// Splits the leading decimal number off.
 fn split_number(text: &str) -> Option<(f64, &str)> {
@@ -57,7 +63,7 @@ fn split_number(text: &str) -> Option<(f64, &str)> {
 
 fn scale(number: f64, factor: u64) -> Option<u64> {
     let scaled = number * factor as f64;
-    (scaled.is_finite() && scaled < 9e15).then_some(scaled.round() as u64)
+    (scaled.is_finite() && scaled < END as f64).then_some(scaled.round() as u64)
 }
 
 /// A size for people: `1.5 GiB`, `20 MiB`, `512 B`.
@@ -119,17 +125,19 @@ mod tests {
             ("250ms", 250),
             ("0.5s", 500),
             ("2d", 172_800_000),
+            ("8999999999999", 8_999_999_999_999_000),
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text:?}");
         }
-        for text in ["", " ", "s", "5 parsecs", "-1s", "1s2", "99999999999999d"] {
+        let too_long = ["99999999999999d", "9000000000000", "18446744073709551", "100000000d 100000000d"];
+        for text in ["", " ", "s", "5 parsecs", "-1s", "1s2"].into_iter().chain(too_long) {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn a_formatted_duration_parses_to_itself(millis in 0u64..1_000_000_000_000) {
+        fn a_formatted_duration_parses_to_itself(millis in 0..END) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use workrs_core::{job::CheckpointMode, ranges::ByteRanges};
 
-use super::{DEADLINE, Output, Subject, capture, empty_folder, gather, read_lines, spec, start};
+use super::{DEADLINE, Output, Subject, capture, empty_folder, gather, read_lines, start};
 use crate::engine::{Capture, CapturedPart, Container, Origin};
 
 /// The images of the captures of one job, each compared with the one before it.
@@ -79,7 +79,7 @@ fn write(container: &dyn Container, name: &str) {
 pub(super) async fn captures_tell_what_changed(subject: &Subject<'_>) {
     let program = (subject.programs.count)(100_000, 10);
     let mut images = Images { subject, captures: 0, last: None };
-    let (container, mut output) = start(subject, &spec("changes", 1, program.clone())).await;
+    let (container, mut output) = start(subject, &subject.spec("changes", 1, program.clone())).await;
     read_lines(&mut output, 1).await;
     images.capture(&*container, CheckpointMode::Full).await;
     images.capture(&*container, CheckpointMode::Files).await;
@@ -90,7 +90,7 @@ pub(super) async fn captures_tell_what_changed(subject: &Subject<'_>) {
     let origin = images.capture(&*container, CheckpointMode::Full).await;
     container.destroy().await.unwrap();
 
-    let again = subject.engine.prepare(&spec("changes", 2, program.clone()), origin).await.unwrap();
+    let again = subject.engine.prepare(&subject.spec("changes", 2, program.clone()), origin).await.unwrap();
     let (mut output, pipe) = Output::new();
     again.restore(pipe).await.unwrap();
     read_lines(&mut output, 1).await;
@@ -99,7 +99,7 @@ pub(super) async fn captures_tell_what_changed(subject: &Subject<'_>) {
     let origin = images.capture(&*again, CheckpointMode::Files).await;
     again.destroy().await.unwrap();
 
-    let anew = subject.engine.prepare(&spec("changes", 3, program), origin).await.unwrap();
+    let anew = subject.engine.prepare(&subject.spec("changes", 3, program), origin).await.unwrap();
     let (mut output, pipe) = Output::new();
     anew.start(pipe).await.unwrap();
     read_lines(&mut output, 1).await;

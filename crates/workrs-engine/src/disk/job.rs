@@ -139,13 +139,36 @@ impl JobDisk {
         })
     }
 
-    /// Empties all that does not outlive the program: everything but the job's folder and its home.
+    /// Empties all that does not outlive the program: everything but the job's folder, its home and what it changed in the
+    /// root of its image.
     pub(crate) fn forget_program(&self) -> Result<(), EngineError> {
         for name in ["tmp", "var-tmp", "shm", "run"] {
             let path = self.mount_point().join(name);
             fs::remove_dir_all(&path).map_err(|error| io_error(&path, &error))?;
         }
         make_folders(&self.mount_point())
+    }
+
+    /// The folder of the engine's own notes, which the job sees as `/run/workrs`. While it runs, a job whose user is root can put
+    /// something else in its place; so this is checked when none runs, before anything is written there.
+    pub(crate) fn notes(&self) -> Result<PathBuf, EngineError> {
+        let run = self.mount_point().join("run");
+        let notes = run.join("workrs");
+        let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+        if is_folder(&run) && is_folder(&notes) {
+            return Ok(notes);
+        }
+        Err(EngineError::Refused("the job has removed or replaced its folder /run/workrs".to_owned()))
+    }
+
+    /// Gives what the job owns from the beginning to another user, as the container sees it.
+    pub(crate) fn give_to(&self, uid: u32, gid: u32) -> Result<(), EngineError> {
+        for (name, _, _) in FOLDERS.into_iter().filter(|(_, _, owner)| *owner == JOB_ID) {
+            let path = self.mount_point().join(name);
+            let given = chown(&path, Some(ID_BASE + uid), Some(ID_BASE + gid));
+            given.map_err(|error| io_error(&path, &error))?;
+        }
+        Ok(())
     }
 
     /// Unmounts and removes it. Nothing happens the second time.

@@ -28,7 +28,9 @@ use crate::{
 /// What a container's ids 0-65535 are outside, the same on all nodes, as disk and memory images carry it. It lies
 /// above the ranges that distributions give to users' and systemd's containers.
 pub(crate) const ID_BASE: u32 = 0x7000_0000;
-/// The job's user and group within the container.
+/// How many ids there are within a container.
+pub(crate) const IDS: u32 = 65536;
+/// The job's user and group within the container, where its image names no other.
 pub(crate) const JOB_ID: u32 = 1000;
 /// xfsprogs makes no smaller file system.
 const SMALLEST_VOLUME: u64 = 300 << 20;

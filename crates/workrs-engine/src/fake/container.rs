@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds, ranges::ByteRanges};
 
 use super::{
-    ENGINE, FORMAT,
+    FORMAT,
     host::{Boot, Restores, host_error},
     program::{Program, Step},
 };
@@ -281,7 +281,8 @@ impl FakeFrozen<'_> {
             parts.insert(0, CapturedPart::Folder { name: "memory".to_owned(), path: memory });
         }
         let arch = std::env::consts::ARCH.to_owned();
-        let needs = RestoreNeeds { engine: ENGINE.to_owned(), format: FORMAT, arch, mapped: Vec::new() };
+        let engine = self.container.boot.engine_name().to_owned();
+        let needs = RestoreNeeds { engine, format: FORMAT, arch, ..RestoreNeeds::default() };
         Ok((Capture { needs, parts }, bytes))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{FakeEngine, container::Control};
+use super::{ENGINE, FakeEngine, container::Control};
 use crate::engine::EngineError;
 
 /// What happens at one engine call.
@@ -30,9 +30,9 @@ pub enum Restores {
     /// They work.
     #[default]
     Work,
-    /// `prepare` says that the capture can never be restored.
+    /// `prepare` says that the capture can never be restored; `check` sees nothing of it.
     Refused,
-    /// `prepare` says that this host does not fit.
+    /// `check` and `prepare` say that this host does not fit.
     Unfit,
     /// `prepare` works, `restore` says that the capture can never be restored.
     FailAtStart,
@@ -46,20 +46,31 @@ pub struct FakeHost {
     life: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    engine: &'static str,
     calls: Vec<&'static str>,
     faults: BTreeMap<usize, Fault>,
     restores: Restores,
     no_dump: Option<String>,
     disk_capacity: u64,
     controls: Vec<Control>,
+    may_go_on: Vec<String>,
 }
 
 impl FakeHost {
     /// A machine that keeps its containers in the existing folder `folder`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        let state = State { disk_capacity: 1 << 40, ..State::default() };
+        let state = State {
+            engine: ENGINE,
+            calls: Vec::new(),
+            faults: BTreeMap::new(),
+            restores: Restores::default(),
+            no_dump: None,
+            disk_capacity: 1 << 40,
+            controls: Vec::new(),
+            may_go_on: Vec::new(),
+        };
         Self { shared: Arc::new(Mutex::new(state)), folder: folder.into(), life: watch::Sender::new(0) }
     }
 
@@ -83,7 +94,7 @@ impl FakeHost {
         let _ = life.changed().await;
     }
 
-    /// The engine calls so far, over all lives: `prepare`, `start`, `restore`, `freeze`, `capture`, `thaw`, `kill`,
+    /// The engine calls so far, over all lives: `check`, `prepare`, `start`, `restore`, `freeze`, `capture`, `thaw`, `kill`,
     /// `destroy` and `sweep`.
     pub fn calls(&self) -> Vec<&'static str> {
         self.state().calls.clone()
@@ -92,6 +103,11 @@ impl FakeHost {
     /// Lets call number `k` (from 0, over all lives) go wrong.
     pub fn inject(&self, k: usize, fault: Fault) {
         self.state().faults.insert(k, fault);
+    }
+
+    /// Gives its engine another name; the captures of others do not fit it.
+    pub fn set_engine(&self, name: &'static str) {
+        self.state().engine = name;
     }
 
     /// How restores go from now on.
@@ -107,6 +123,11 @@ impl FakeHost {
     /// Sets the space for job disks.
     pub fn set_disk_capacity(&self, bytes: u64) {
         self.state().disk_capacity = bytes;
+    }
+
+    /// The containers, by `<job>-<attempt>`, of which a node said that they are still its own, as often as it said so.
+    pub fn may_go_on(&self) -> Vec<String> {
+        self.state().may_go_on.clone()
     }
 
     /// Containers that were made and not destroyed, by `<job>-<attempt>`.
@@ -180,6 +201,16 @@ impl Boot {
     pub(super) fn register(&self, control: Control) {
         if self.alive() {
             self.host.state().controls.push(control);
+        }
+    }
+
+    pub(super) fn engine_name(&self) -> &'static str {
+        self.host.state().engine
+    }
+
+    pub(super) fn note_may_go_on(&self, container: String) {
+        if self.alive() {
+            self.host.state().may_go_on.push(container);
         }
     }
 

@@ -17,17 +17,20 @@ mod container;
 mod host;
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use workrs_core::manifest::RestoreNeeds;
+use workrs_core::{id::JobId, image::Image, job::CheckpointMode, manifest::RestoreNeeds, spec::Network};
 
-use crate::engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, Origin};
+use crate::engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, LayerSource, Origin};
 
 pub use self::host::{FakeHost, Fault, Restores};
 use self::{container::FakeContainer, host::Boot, program::Program};
 
-/// The name in the captures of this engine.
+/// The name in the captures of this engine, unless a test gives its host another one.
 pub const ENGINE: &str = "fake";
 const FORMAT: u32 = 1;
 
@@ -40,7 +43,7 @@ pub struct FakeEngine {
 #[async_trait]
 impl Engine for FakeEngine {
     fn name(&self) -> &'static str {
-        ENGINE
+        self.boot.engine_name()
     }
 
     fn format(&self) -> u32 {
@@ -55,8 +58,24 @@ impl Engine for FakeEngine {
         self.boot.disk_capacity()
     }
 
+    fn network(&self) -> Network {
+        Network::Host
+    }
+
+    fn is_ours(&self, job: &JobId, attempt: &str, _: Duration) {
+        self.boot.note_may_go_on(format!("{job}-{attempt}"));
+    }
+
     async fn sweep(&self) -> Result<Vec<String>, EngineError> {
         self.boot.call("sweep", || self.boot.sweep()).await
+    }
+
+    async fn provide(&self, _: &Image, _: &dyn LayerSource) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn check(&self, _: &ContainerSpec, needs: &RestoreNeeds) -> Result<(), EngineError> {
+        self.boot.call("check", || self.check_memory(needs)).await
     }
 
     async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError> {
@@ -70,7 +89,12 @@ impl FakeEngine {
         let program = match origin {
             Origin::New => Program::new(&spec.command),
             Origin::Captured { folder, mode, needs } => {
-                self.check(needs)?;
+                if *mode == CheckpointMode::Full {
+                    self.check_memory(needs)?;
+                }
+                if self.boot.restores() == Restores::Refused {
+                    return Err(EngineError::Refused("the test refuses restores".to_owned()));
+                }
                 Program::restored(&spec.command, folder, *mode)?
             }
         };
@@ -88,14 +112,14 @@ impl FakeEngine {
         }
     }
 
-    fn check(&self, needs: &RestoreNeeds) -> Result<(), EngineError> {
-        if needs.engine != ENGINE || needs.format != FORMAT {
+    /// Whether a capture of memory with these needs can be restored here.
+    fn check_memory(&self, needs: &RestoreNeeds) -> Result<(), EngineError> {
+        if needs.engine != self.boot.engine_name() || needs.format != FORMAT {
             return Err(EngineError::Unfit(format!("it was captured by {} {}", needs.engine, needs.format)));
         }
         match self.boot.restores() {
-            Restores::Work | Restores::FailAtStart => Ok(()),
-            Restores::Refused => Err(EngineError::Refused("the test refuses restores".to_owned())),
             Restores::Unfit => Err(EngineError::Unfit("the test makes this host unfit".to_owned())),
+            Restores::Work | Restores::Refused | Restores::FailAtStart => Ok(()),
         }
     }
 }

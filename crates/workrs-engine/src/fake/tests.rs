@@ -1,6 +1,6 @@
 use std::{io::Read, os::fd::OwnedFd};
 
-use workrs_core::job::CheckpointMode;
+use workrs_core::{job::CheckpointMode, spec::Network};
 
 use super::*;
 use crate::engine::{CapturedPart, ContainerEnd};
@@ -12,6 +12,9 @@ fn spec(command: &[&str]) -> ContainerSpec {
         job: workrs_core::id::JobId::new("job").unwrap(),
         attempt: "1".to_owned(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
+        folder: "/job".to_owned(),
+        image: None,
+        network: Network::None,
         env: std::collections::BTreeMap::new(),
         cpus_milli: 1000,
         memory_bytes: 1 << 20,
@@ -117,7 +120,12 @@ async fn the_fake_keeps_the_contract_of_an_engine() {
     };
     let engine = host.engine();
     let leftovers = || host.containers();
-    let subject =
-        crate::conformance::Subject { engine: &engine, folder: folder.path(), programs, leftovers: &leftovers };
+    let subject = crate::conformance::Subject {
+        engine: &engine,
+        folder: folder.path(),
+        programs,
+        image: None,
+        leftovers: &leftovers,
+    };
     crate::conformance::run(&subject).await;
 }

@@ -41,6 +41,8 @@ pub(super) fn features() -> Vec<Finding> {
         ("ext4", has_file_system("ext4")),
     ];
     let kernel = "use a kernel that has it, or load its module";
+    let no_overlay = (!has_file_system("overlay"))
+        .then(|| Finding::warning("overlayfs", "not there", "jobs in images cannot run here", kernel));
     features
         .into_iter()
         .map(|(what, there)| {
@@ -50,6 +52,7 @@ pub(super) fn features() -> Vec<Finding> {
                 Finding::missing(what, Need::Run, "not there", kernel)
             }
         })
+        .chain(no_overlay)
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! The programs that the engine calls.
 
 use super::{Finding, Need, PROBE_DEADLINE, SETUP};
-use crate::process::{self, Tool};
+use crate::process::{self, Tool, ToolError};
 
 pub(super) async fn check() -> Vec<Finding> {
     let mut findings = vec![runc().await, criu().await];
@@ -38,14 +38,19 @@ async fn runc() -> Finding {
 /// Asks CRIU itself whether it works with this kernel: its version does not tell.
 async fn criu() -> Finding {
     let hint = format!("{SETUP}: it installs a CRIU that works with this kernel");
-    let version = match Tool::new("criu").arg("--version").deadline(PROBE_DEADLINE).output().await {
-        Ok(text) => first_line(&text).trim_start_matches("Version: ").to_owned(),
+    let version = match criu_version().await {
+        Ok(version) => version,
         Err(error) => return Finding::missing("criu", Need::Dump, error.to_string(), hint),
     };
     match Tool::new("criu").args(["check"]).deadline(PROBE_DEADLINE).output().await {
         Ok(_) => Finding::ok("criu", Need::Dump, version),
         Err(error) => Finding::missing("criu", Need::Dump, format!("{version}: {error}"), hint),
     }
+}
+
+pub(crate) async fn criu_version() -> Result<String, ToolError> {
+    let text = Tool::new("criu").arg("--version").deadline(PROBE_DEADLINE).output().await?;
+    Ok(first_line(&text).trim_start_matches("Version: ").to_owned())
 }
 
 fn first_line(text: &str) -> &str {

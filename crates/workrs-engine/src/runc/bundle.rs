@@ -1,17 +1,22 @@
 //! What runc is told of a container: its `config.json`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
+use workrs_core::spec::Network;
 
-use super::{seccomp, stage};
+use super::{fit::Fit, seccomp, stage};
 use crate::{
-    disk::{ID_BASE, JOB_ID},
+    disk::{ID_BASE, IDS},
     engine::ContainerSpec,
+    image::User,
 };
 
 /// Folders of the job disk and where the job sees them.
-const DISK_MOUNTS: [(&str, &str); 6] = [
+pub(super) const DISK_MOUNTS: [(&str, &str); 6] = [
     ("job", "/job"),
     ("home", "/home/job"),
     ("tmp", "/tmp"),
@@ -45,18 +50,23 @@ const MAX_PROCESSES: u32 = 512;
 /// The kernel's usual accounting period of processor time, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 const MIN_CPU_QUOTA_US: u64 = 1_000;
-const IDS: u32 = 65536;
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What of the host goes into a bundle.
 #[derive(Debug)]
 pub(super) struct Host<'a> {
-    /// The read-only root.
+    /// The root.
     pub(super) root: &'a Path,
+    /// Whether the job may change nothing in it.
+    pub(super) is_read_only: bool,
+    /// How it is used.
+    pub(super) fit: &'a Fit,
     /// What is mounted at `/usr`, if anything.
     pub(super) live_usr: Option<&'a Path>,
     /// Where the job disk is mounted.
     pub(super) disk: &'a Path,
+    /// The host's `/sys`, without what is mounted in it.
+    pub(super) sys: &'a Path,
     /// The cgroup's absolute path.
     pub(super) cgroup: &'a str,
     /// Whether the kernel limits swap.
@@ -69,17 +79,21 @@ pub(super) struct Host<'a> {
 
 /// The whole `config.json`.
 pub(super) fn config(spec: &ContainerSpec, host: &Host<'_>) -> Value {
-    let namespaces = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"].map(|kind| json!({ "type": kind }));
+    let own_network = (spec.network == Network::None).then_some("network");
+    let kinds = ["user", "mount", "pid", "ipc", "uts", "cgroup"].into_iter().chain(own_network);
+    let namespaces: Vec<_> = kinds.map(|kind| json!({ "type": kind })).collect();
     let mappings = json!([{ "containerID": 0, "hostID": ID_BASE, "size": IDS }]);
+    // Brings `lo` up when the container starts and, unlike anything done from within, also when it is restored.
+    let lo_up = json!({ "path": host.helper, "args": [host.helper, "internal", "lo-up"], "timeout": 30 });
+    let hooks: Vec<_> = own_network.map(|_| lo_up).into_iter().collect();
     json!({
         "ociVersion": "1.0.2",
         "hostname": "job",
-        "root": { "path": host.root, "readonly": true },
-        "process": process(spec),
-        "mounts": mounts(host),
+        "root": { "path": host.root, "readonly": host.is_read_only },
+        "process": process(spec, &host.fit.user),
+        "mounts": mounts(host, spec.network),
         "annotations": { "org.criu.config": host.criu_config },
-        // Brings `lo` up when the container starts and, unlike anything done from within, also when it is restored.
-        "hooks": { "createRuntime": [{ "path": host.helper, "args": [host.helper, "internal", "lo-up"], "timeout": 30 }] },
+        "hooks": { "createRuntime": hooks },
         "linux": {
             "uidMappings": mappings,
             "gidMappings": mappings,
@@ -93,31 +107,34 @@ pub(super) fn config(spec: &ContainerSpec, host: &Host<'_>) -> Value {
     })
 }
 
-fn process(spec: &ContainerSpec) -> Value {
-    let mut environment = vec![
-        PATH.to_owned(),
-        "HOME=/home/job".to_owned(),
-        "USER=job".to_owned(),
-        "LOGNAME=job".to_owned(),
-        "LANG=C.UTF-8".to_owned(),
-        format!("WORKRS_JOB_ID={}", spec.job),
+fn process(spec: &ContainerSpec, user: &User) -> Value {
+    let name = user.name.as_deref().unwrap_or("job");
+    let ours = [
+        ("PATH", PATH),
+        ("HOME", "/home/job"),
+        ("USER", name),
+        ("LOGNAME", name),
+        ("LANG", "C.UTF-8"),
+        ("WORKRS_JOB_ID", spec.job.as_str()),
     ];
-    // The job's own come later and win.
-    environment.retain(|line| !line.split_once('=').is_some_and(|(key, _)| spec.env.contains_key(key)));
-    environment.extend(spec.env.iter().map(|(key, value)| format!("{key}={value}")));
+    let mut environment: BTreeMap<_, _> = ours.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    // Each wins over the former.
+    environment.extend(spec.image.iter().flat_map(|image| image.settings.env_map()));
+    environment.extend(spec.env.clone());
+    let environment: Vec<_> = environment.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let arguments: Vec<_> = [INIT, STATUS].into_iter().chain(spec.command.iter().map(String::as_str)).collect();
     json!({
         "terminal": false,
-        "user": { "uid": JOB_ID, "gid": JOB_ID },
+        "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
         "args": arguments,
         "env": environment,
-        "cwd": "/job",
+        "cwd": spec.folder,
         "noNewPrivileges": true,
         "capabilities": { "bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": [] },
     })
 }
 
-fn mounts(host: &Host<'_>) -> Vec<Value> {
+fn mounts(host: &Host<'_>, network: Network) -> Vec<Value> {
     let special = |at: &str, kind: &str, options: &[&str]| json!({ "destination": at, "type": kind, "source": kind, "options": options });
     let bind = |source: PathBuf, at: &str, options: &[&str]| json!({ "destination": at, "type": "bind", "source": source, "options": options });
     let mut mounts = vec![
@@ -126,23 +143,28 @@ fn mounts(host: &Host<'_>) -> Vec<Value> {
         // namespace cannot change that flag.
         special("/dev", "tmpfs", &["nosuid", "noexec", "mode=755", "size=64k"]),
         special("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        special("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        match network {
+            Network::None => special("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            // The kernel lets nobody mount it anew who does not own the network that it shows.
+            Network::Host => bind(host.sys.to_path_buf(), "/sys", &["bind", "ro", "nosuid", "noexec", "nodev"]),
+        },
     ];
     if let Some(usr) = host.live_usr {
         mounts.push(bind(usr.to_path_buf(), "/usr", &["rbind", "ro", "nosuid", "nodev"]));
     }
-    let disk = DISK_MOUNTS.map(|(folder, at)| bind(host.disk.join(folder), at, &["bind", "rw", "nosuid", "nodev"]));
-    mounts.extend(disk);
+    let places = host.fit.places.iter();
+    mounts.extend(places.map(|(folder, at)| bind(host.disk.join(folder), at, &["bind", "rw", "nosuid", "nodev"])));
     mounts
 }
 
 /// The mounts whose content is not dumped, by mount point, each with the name of what a restore mounts there. `seen` is the
 /// container's root as its processes see it. What runc mounts is named as its own `checkpoint` would; what is in memory
 /// CRIU would pack with `tar`, which takes 4-15 ms each.
-pub(super) fn external_mounts(seen: &Path, has_live_usr: bool) -> Vec<(String, String)> {
+pub(super) fn external_mounts(seen: &Path, fit: &Fit, has_live_usr: bool, network: Network) -> Vec<(String, String)> {
     let itself = |at: &str| (at.to_owned(), at.to_owned());
-    let mut external: Vec<_> = DISK_MOUNTS.iter().map(|(_, at)| itself(at)).collect();
+    let mut external: Vec<_> = fit.places.iter().map(|(_, at)| itself(at)).collect();
     external.extend(has_live_usr.then(|| itself("/usr")));
+    external.extend((network == Network::Host).then(|| itself("/sys")));
     external.extend(stage::devices().map(|device| itself(&device)));
     external.push(("/dev".to_owned(), DEV.to_owned()));
     let masked = MASKED.iter().filter_map(|path| {
@@ -177,6 +199,9 @@ mod tests {
             job: workrs_core::id::JobId::new("j1").unwrap(),
             attempt: "2".to_owned(),
             command: vec!["python3".to_owned(), "x.py".to_owned()],
+            folder: "/job".to_owned(),
+            image: None,
+            network: Network::None,
             env: [("HOME".to_owned(), "/job".to_owned()), ("A".to_owned(), "b=c".to_owned())].into(),
             cpus_milli: 1500,
             memory_bytes: 64 << 20,
@@ -184,24 +209,35 @@ mod tests {
         }
     }
 
+    fn on_host() -> Fit {
+        Fit { places: DISK_MOUNTS.map(|(folder, at)| (folder, at.to_owned())).into(), user: User::default() }
+    }
+
     fn made() -> Value {
+        made_for(&spec())
+    }
+
+    fn made_for(spec: &ContainerSpec) -> Value {
         let host = Host {
             root: Path::new("/data/root"),
+            is_read_only: true,
+            fit: &on_host(),
             live_usr: None,
             disk: Path::new("/data/disk"),
+            sys: Path::new("/data/sys"),
             cgroup: "/workrs/n/j1-2",
             limits_swap: true,
             criu_config: Path::new("/data/criu.conf"),
             helper: Path::new("/bin/workrs"),
         };
-        config(&spec(), &host)
+        config(spec, &host)
     }
 
     #[test]
     fn the_job_has_no_rights_and_its_own_environment() {
         let process = &made()["process"];
         assert_eq!(process["args"], json!([INIT, STATUS, "python3", "x.py"]));
-        assert_eq!(process["user"], json!({ "uid": 1000, "gid": 1000 }));
+        assert_eq!(process["user"], json!({ "uid": 1000, "gid": 1000, "additionalGids": [] }));
         assert_eq!(process["noNewPrivileges"], true);
         assert!(process["capabilities"].as_object().unwrap().values().all(|set| *set == json!([])));
         assert_eq!(process["rlimits"], Value::Null, "limits above the node's own fail");
@@ -215,7 +251,7 @@ mod tests {
         let seen = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(seen.path().join("proc/acpi")).unwrap();
         std::fs::write(seen.path().join("proc/kcore"), "").unwrap();
-        let external = external_mounts(seen.path(), true);
+        let external = external_mounts(seen.path(), &on_host(), true, Network::None);
         let name = |at: &str| external.iter().find(|(one, _)| one == at).map(|(_, name)| name.as_str());
         assert_eq!((name("/dev"), name("/dev/null")), (Some(DEV), Some("/dev/null")));
         assert_eq!(
@@ -223,6 +259,23 @@ mod tests {
             (Some(EMPTY), Some("/dev/null"), None)
         );
         assert_eq!((name("/job"), name("/usr"), name("/proc")), (Some("/job"), Some("/usr"), None));
+        assert_eq!(name("/sys"), None);
+        let with_network = external_mounts(seen.path(), &on_host(), false, Network::Host);
+        assert!(with_network.contains(&("/sys".to_owned(), "/sys".to_owned())));
+    }
+
+    #[test]
+    fn only_a_job_with_network_shares_that_of_its_host() {
+        let kinds = |made: &Value| {
+            let namespaces = made["linux"]["namespaces"].as_array().unwrap().clone();
+            namespaces.iter().map(|one| one["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (none, host) = (made(), made_for(&ContainerSpec { network: Network::Host, ..spec() }));
+        assert!(kinds(&none).contains(&"network".to_owned()) && kinds(&none).contains(&"user".to_owned()));
+        assert!(!kinds(&host).contains(&"network".to_owned()) && kinds(&host).contains(&"user".to_owned()));
+        assert_eq!(none["hooks"]["createRuntime"].as_array().unwrap().len(), 1);
+        assert_eq!(host["hooks"]["createRuntime"], json!([]), "it must not touch the host's lo");
+        assert_eq!(host["linux"]["seccomp"], none["linux"]["seccomp"]);
     }
 
     #[test]

@@ -14,8 +14,9 @@ use workrs_core::{
     manifest::{MappedFile, RestoreNeeds},
 };
 
-use super::{ENGINE, FORMAT, container::Inner, criu::Criu, vfork, zombies};
+use super::{FORMAT, container::Inner, manager::Dumper};
 use crate::{
+    container::{vfork, zombies},
     disk::io_error,
     engine::{Capture, CapturedPart, EngineError, Frozen},
     process::ToolError,
@@ -33,7 +34,7 @@ pub(super) struct RuncFrozen<'a> {
     frozen: bool,
     since: tokio::time::Instant,
     /// Started beforehand; `None` once used.
-    criu: Option<Result<Criu, ToolError>>,
+    dumper: Option<Result<Dumper, ToolError>>,
 }
 
 impl<'a> RuncFrozen<'a> {
@@ -47,15 +48,15 @@ impl<'a> RuncFrozen<'a> {
             return Err(EngineError::Host("the container does not run".to_owned()));
         }
         let flushed = blocking(inner, |inner| {
-            inner.image.mark_used();
+            inner.base.mark_used();
             inner.disk.flush()?;
             mapped(inner).map(drop)
         });
-        let (flushed, criu) = tokio::join!(flushed, inner.start_criu());
+        let (flushed, dumper) = tokio::join!(flushed, inner.start_dumper());
         flushed?;
         // From here on, as this can be dropped at any await.
         let since = tokio::time::Instant::now();
-        let mut frozen = Self { inner, _alone: alone, frozen: true, since, criu: Some(criu) };
+        let mut frozen = Self { inner, _alone: alone, frozen: true, since, dumper: Some(dumper) };
         if let Err(error) = frozen.freeze_at_a_good_moment(deadline).await {
             frozen.thaw_now();
             return Err(EngineError::Host(format!("failed to freeze the container: {error}")));
@@ -68,13 +69,13 @@ impl<'a> RuncFrozen<'a> {
         let group = &self.inner.group;
         let began = Instant::now();
         let mut pause = BETWEEN_MOMENTS.0;
-        group.freeze(deadline).await?;
+        self.inner.hold(deadline).await?;
         while vfork::is_under_way(&group.processes()) && began.elapsed() < LOOK_FOR {
-            group.thaw()?;
+            self.inner.let_go()?;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BETWEEN_MOMENTS.1);
             self.since = tokio::time::Instant::now();
-            group.freeze(deadline).await?;
+            self.inner.hold(deadline).await?;
         }
         Ok(())
     }
@@ -101,12 +102,12 @@ impl<'a> RuncFrozen<'a> {
             return Err(EngineError::CannotCapture("a dump of it was cut off".to_owned()));
         }
         fs::create_dir(images).map_err(|error| io_error(images, &error))?;
-        let criu = match self.criu.take() {
+        let dumper = match self.dumper.take() {
             Some(started) => started,
-            None => self.inner.start_criu().await,
+            None => self.inner.start_dumper().await,
         };
-        let dumped = match criu {
-            Ok(criu) => self.inner.dump(criu, images, deadline).await,
+        let dumped = match dumper {
+            Ok(dumper) => self.inner.dump(dumper, images, deadline).await,
             Err(error) => Err(error),
         };
         dumped.map_err(|error| EngineError::CannotCapture(self.inner.runc.why_no_dump(&error)))?;
@@ -155,10 +156,11 @@ impl Frozen for RuncFrozen<'_> {
         let (path, changed) = self.inner.disk.captured(clone);
         let mut parts = vec![CapturedPart::Image { name: "disk".to_owned(), path, changed }];
         let mut needs = RestoreNeeds {
-            engine: ENGINE.to_owned(),
+            engine: self.inner.shared.manager.engine().to_owned(),
             format: FORMAT,
             arch: std::env::consts::ARCH.to_owned(),
-            mapped: Vec::new(),
+            image: self.inner.base.digest().cloned(),
+            ..RestoreNeeds::default()
         };
         if mode == CheckpointMode::Full {
             parts.insert(0, CapturedPart::Folder { name: "memory".to_owned(), path: images });
@@ -184,8 +186,10 @@ impl Drop for RuncFrozen<'_> {
     }
 }
 
+/// What the job has mapped of this node's own files. Those of an image are the same everywhere.
 fn mapped(inner: &Inner) -> Result<Vec<MappedFile>, EngineError> {
-    let files = inner.shared.mapped.of_processes(&inner.image, &inner.group.processes());
+    let Some(image) = inner.base.host() else { return Ok(Vec::new()) };
+    let files = inner.shared.mapped.of_processes(image, &inner.group.processes());
     files.map_err(|error| EngineError::Host(format!("failed to hash what the job has mapped: {error}")))
 }
 

@@ -17,21 +17,23 @@ use tokio::{
     net::unix::pipe::Receiver,
     sync::{Mutex, watch},
 };
+use workrs_core::spec::Network;
 
 use super::{
     Shared,
     capture::RuncFrozen,
     dump::freezer,
-    end::{Evidence, Status, judge, read_status},
+    fit::{Fit, fit},
     runtime::Runc,
     setup,
     stage::Place,
 };
 use crate::{
     cgroup::Group,
-    disk::{ID_BASE, JOB_ID, JobDisk, io_error},
+    container::end::{Evidence, Status, judge, read_status},
+    disk::{ID_BASE, JobDisk, io_error},
     engine::{Container, ContainerEnd, ContainerSpec, EngineError, Frozen},
-    image::HostImage,
+    image::Base,
 };
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -67,13 +69,17 @@ pub(super) struct Inner {
     /// Its root and disk as it sees them; goes before the disk itself.
     pub(super) place: Place,
     pub(super) disk: JobDisk,
-    pub(super) image: Arc<HostImage>,
+    pub(super) base: Base,
+    pub(super) fit: Fit,
     pub(super) group: Group,
     /// The group's folder in which it is frozen.
     pub(super) freezer: PathBuf,
     pub(super) runc: Runc,
     /// The bundle's folder.
     pub(super) folder: PathBuf,
+    pub(super) network: Network,
+    /// Its name, as the guard knows it.
+    name: String,
     /// CRIU's images, if the container is to be restored.
     memory: Option<PathBuf>,
     life: watch::Sender<Life>,
@@ -81,6 +87,9 @@ pub(super) struct Inner {
     disk_full: AtomicBool,
     /// A dump was cut off, maybe within the job's processes: whatever they do from then on is not their doing.
     pub(super) cut_off: AtomicBool,
+    /// When Docker was last asked for a checkpoint.
+    #[cfg(feature = "docker")]
+    pub(super) docker_checkpointed: std::sync::Mutex<Option<tokio::time::Instant>>,
     /// They were ended for it.
     harmed: AtomicBool,
     destroyed: AtomicBool,
@@ -95,49 +104,56 @@ impl RuncContainer {
         spec: &ContainerSpec,
         name: String,
         disk: JobDisk,
-        image: Arc<HostImage>,
+        base: Base,
         memory: Option<PathBuf>,
     ) -> Result<Self, EngineError> {
+        // First, as nothing is to be left behind of one that cannot be.
+        let notes = disk.notes()?;
         let folder = shared.run_folder().join(&name);
         let cgroup = format!("{}/{name}", shared.node_cgroup());
         let (group, freezer) = (shared.hierarchy.group(&cgroup), freezer(&shared.hierarchy, &cgroup));
-        let place = shared.stage.place(&name, image.root(), &disk.mount_point())?;
-        let runc = Runc::new(shared.runc_root(), folder.clone(), name);
+        let place = shared.stage.place(&name, &base, &disk.mount_point())?;
+        let fit = fit(&base, &place.root(), &disk, spec).map_err(|error| match error {
+            // It ran once, so that it is the job itself that made its root unfit.
+            EngineError::CannotStart(why) if memory.is_some() => EngineError::Refused(why),
+            other => other,
+        })?;
+        let runc = Runc::new(shared.runc_root(), folder.clone(), name.clone());
         let job_folder = disk.mount_point().join("job");
         let inner = Inner {
             shared,
             place,
             disk,
-            image,
+            base,
+            fit,
             group,
             freezer,
             runc,
             folder,
+            network: spec.network,
+            name,
             memory,
             life: watch::Sender::new(Life::Prepared),
             killed: AtomicBool::new(false),
             disk_full: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
+            #[cfg(feature = "docker")]
+            docker_checkpointed: std::sync::Mutex::default(),
             harmed: AtomicBool::new(false),
             destroyed: AtomicBool::new(false),
             operation: Mutex::new(()),
         };
-        setup::write_bundle(&inner.shared, &inner.image, &inner.place, spec, &inner.folder)?;
+        setup::write_bundle(&inner.shared, &inner.base, &inner.place, &inner.fit, spec, &inner.folder)?;
         // A restored init is the one on the disk.
         let init = inner.memory.is_none().then_some(setup::INIT);
-        setup::write_notes(&inner.notes(), init, &spec.attempt)?;
+        setup::write_notes(&notes, init, spec)?;
         Ok(Self { inner: Arc::new(inner), job_folder })
     }
 }
 
 impl Inner {
-    /// `/run/workrs` of the job.
-    fn notes(&self) -> PathBuf {
-        self.disk.mount_point().join("run/workrs")
-    }
-
     fn status(&self) -> Option<Status> {
-        read_status(&self.notes().join("status"))
+        read_status(&self.disk.mount_point().join("run/workrs/status"))
     }
 
     fn life(&self) -> Life {
@@ -151,7 +167,8 @@ impl Inner {
     async fn start(self: &Arc<Self>, output: OwnedFd) -> Result<(), EngineError> {
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
-        let started = self.runc.run(output, START_DEADLINE).await;
+        self.enter()?;
+        let started = self.run(output, START_DEADLINE).await;
         started.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
         self.supervise()?;
         let began = Instant::now();
@@ -169,9 +186,10 @@ impl Inner {
         let Some(memory) = &self.memory else { return self.start(output).await };
         let _alone = self.operation.lock().await;
         self.expect_prepared()?;
+        self.enter()?;
         open_to_criu(memory).map_err(|error| io_error(memory, &error))?;
         self.shared.kernel_notes.lay_out();
-        if let Err(error) = self.runc.restore(memory, output, RESTORE_DEADLINE).await {
+        if let Err(error) = self.restore_from(memory, output, RESTORE_DEADLINE).await {
             let complaint = self.runc.complaint(&error);
             return Err(match self.runc.why_no_restore() {
                 Some(why) if !self.killed.load(Ordering::SeqCst) => EngineError::Refused(why),
@@ -219,10 +237,10 @@ impl Inner {
         self.group.kill_all(KILL_DEADLINE).await;
         let end = judge(&Evidence {
             status: self.status(),
-            harmed: self.harmed.load(Ordering::SeqCst) || self.was_cut_off_within(),
+            harmed: self.harmed.load(Ordering::SeqCst) || self.was_cut_off_within() || self.was_ended_from_outside(),
             killed: self.killed.load(Ordering::SeqCst),
             disk_full: self.disk_full.load(Ordering::SeqCst) || self.disk.was_full(),
-            oom_kills: self.group.oom_kills(),
+            oom_kills: self.oom_kills(),
         });
         self.life.send_replace(Life::Ended(end));
     }
@@ -244,7 +262,27 @@ impl Inner {
             return Ok(false);
         }
         self.cut_off.store(false, Ordering::SeqCst);
-        self.group.thaw().map(|()| true)
+        self.let_go().map(|()| true)
+    }
+
+    /// Freezes it for the node.
+    pub(super) async fn hold(&self, deadline: Duration) -> io::Result<()> {
+        self.shared.fence.hold(&self.name);
+        self.group.freeze(deadline).await
+    }
+
+    /// Thaws it, unless it has to stand still for another reason.
+    pub(super) fn let_go(&self) -> io::Result<()> {
+        self.shared.fence.let_go(&self.name, || self.group.thaw())
+    }
+
+    /// Before anything of it runs.
+    fn enter(&self) -> Result<(), EngineError> {
+        if self.network == Network::None {
+            return Ok(());
+        }
+        let entered = self.shared.fence.enter(&self.name);
+        entered.map_err(|error| EngineError::Host(format!("the guard of the jobs with network does not hear: {error}")))
     }
 
     async fn wait(&self) -> ContainerEnd {
@@ -285,7 +323,8 @@ impl Inner {
         if self.life() == Life::Running {
             let _ended = tokio::time::timeout(KILL_DEADLINE, self.wait()).await;
         }
-        self.runc.delete(DELETE_DEADLINE).await.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
+        self.delete(DELETE_DEADLINE).await.map_err(|error| EngineError::Host(self.runc.complaint(&error)))?;
+        self.shared.fence.leave(&self.name);
         self.group.remove();
         self.place.clear().map_err(|error| io_error(&self.folder, &error))?;
         self.disk.remove()?;
@@ -302,7 +341,8 @@ impl Container for RuncContainer {
     }
 
     fn job_user(&self) -> (u32, u32) {
-        (ID_BASE + JOB_ID, ID_BASE + JOB_ID)
+        let user = &self.inner.fit.user;
+        (ID_BASE + user.uid, ID_BASE + user.gid)
     }
 
     async fn start(&self, output: OwnedFd) -> Result<(), EngineError> {
@@ -335,7 +375,7 @@ impl Container for RuncContainer {
 }
 
 /// CRIU reads the images as the job's own user, so what protects them is the folder above theirs.
-fn open_to_criu(images: &Path) -> io::Result<()> {
+pub(crate) fn open_to_criu(images: &Path) -> io::Result<()> {
     for entry in fs::read_dir(images)? {
         fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o644))?;
     }

@@ -17,6 +17,7 @@ use rustix::{
     process::Pid,
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
+use workrs_core::spec::Network;
 
 use crate::process::{Started, Tool, ToolError};
 
@@ -45,6 +46,8 @@ pub(super) struct Dump<'a> {
     pub(super) root: &'a Path,
     /// Mount points whose content is not dumped, and the names by which a restore knows what to mount there.
     pub(super) external: &'a [(String, String)],
+    /// Which network it has: connections within its own are part of it, others are not.
+    pub(super) network: Network,
     /// More options, in a file.
     pub(super) config: &'a Path,
     /// An existing folder for the images.
@@ -133,18 +136,22 @@ fn options(dump: &Dump<'_>, images: &File, work: &File) -> Message {
         .number(1, fd(images)) // images_dir_fd
         .number(2, u64::from(dump.init.as_raw_pid().unsigned_abs())) // pid
         .number(3, 1) // leave_running
-        .number(4, 1) // ext_unix_sk
-        .number(5, 1) // tcp_established
         .number(8, 1) // file_locks
         .number(9, LOG_LEVEL) // log_level
         .bytes(10, b"dump.log") // log_file
         .bytes(13, dump.root.as_os_str().as_encoded_bytes()) // root
         .number(17, fd(work)) // work_dir_fd
         .number(24, 1) // manage_cgroups
-        .number(38, EMPTY_NETWORK) // empty_ns
         .bytes(44, dump.freezer.as_os_str().as_encoded_bytes()) // freeze_cgroup
         .number(50, 1) // orphan_pts_master
         .bytes(51, dump.config.as_os_str().as_encoded_bytes()); // config_file
+    message = match dump.network {
+        // ext_unix_sk, tcp_established, empty_ns
+        Network::None => message.number(4, 1).number(5, 1).number(38, EMPTY_NETWORK),
+        // tcp_skip_in_flight, tcp_close. A connection to a service of the host by a name without a file ends the dump, as
+        // the restore would find nobody at its other end.
+        Network::Host => message.number(46, 1).number(52, 1),
+    };
     for (mount_point, name) in dump.external {
         let mapping = Message::default().bytes(1, mount_point.as_bytes()).bytes(2, name.as_bytes());
         message = message.bytes(23, &mapping.0); // ext_mnt
@@ -238,6 +245,13 @@ pub(super) fn dump_was_cut_off_within(folder: &Path) -> bool {
     log.contains(") Dumping task (pid") && !log.contains("Dumping finished successfully")
 }
 
+/// Whether a dump that failed, and logged in `folder`, was not ended by CRIU itself, which first mends what it did.
+#[cfg(feature = "docker")]
+pub(super) fn dump_died(folder: &Path) -> bool {
+    let log = fs::read(folder.join("dump.log")).unwrap_or_default();
+    dump_was_cut_off_within(folder) && !String::from_utf8_lossy(&log).contains("Dumping FAILED")
+}
+
 /// The first errors in a log of CRIU, shortened.
 pub(super) fn complaint(log: &Path) -> Option<String> {
     let log = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
@@ -295,6 +309,14 @@ mod tests {
         check("(00.01) Dumping processes (pid: 7 comm: init)\n(00.02) Seized task 7, state 1\n", false);
         check("(00.02) Seized task 7, state 1\n(00.03) Dumping task (pid: 7 comm: init)\n", true);
         check("(00.03) Dumping task (pid: 7 comm: init)\n(00.09) Dumping finished successfully\n", false);
+        #[cfg(feature = "docker")]
+        for (end, died) in
+            [("(00.04) Dumping page", true), ("(00.04) Error (criu/cr-dump.c:1): Dumping FAILED.", false)]
+        {
+            fs::write(folder.path().join("dump.log"), format!("(00.03) Dumping task (pid: 7 comm: a)\n{end}\n"))
+                .unwrap();
+            assert_eq!(dump_died(folder.path()), died, "{end}");
+        }
     }
 
     #[test]

@@ -23,7 +23,12 @@ impl Inner {
 
     /// Dumps the frozen processes into an empty folder, for `runc restore`. A dump that is cut off, by its deadline, by
     /// CRIU's death or by dropping this, stays noted.
-    pub(super) async fn dump(&self, mut criu: Criu, images: &Path, deadline: Duration) -> Result<(), ToolError> {
+    pub(super) async fn dump_by_criu(
+        &self,
+        mut criu: Criu,
+        images: &Path,
+        deadline: Duration,
+    ) -> Result<(), ToolError> {
         let failed = |error: io::Error| ToolError::Io("runc's notes".to_owned(), error);
         let init = self.runc.init().map_err(failed)?;
         let descriptors = self.runc.descriptors().map_err(failed)?;
@@ -33,7 +38,8 @@ impl Inner {
             init,
             freezer: &self.freezer,
             root: &self.place.root(),
-            external: &bundle::external_mounts(&seen, self.image.live_usr().is_some()),
+            external: &bundle::external_mounts(&seen, &self.fit, self.base.live_usr().is_some(), self.network),
+            network: self.network,
             config: &self.folder.join("criu.conf"),
             images,
         };

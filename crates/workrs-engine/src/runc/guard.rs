@@ -1,12 +1,16 @@
 //! The guard: a process that outlives the node by as long as it takes to end the node's jobs. It holds the read end of a
-//! pipe from the node; when that closes, however the node died, it kills every process in the node's cgroups.
+//! pipe from the node; when that closes, however the node died, it kills every process in the node's cgroups. While the node
+//! lives but its lease is over, it freezes the containers that have network, see `fence`.
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, BufRead},
     path::Path,
-    process::{ChildStdin, Command, Stdio},
-    sync::Mutex,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,21 +20,31 @@ use rustix::{
     thread::LinkNameSpaceType,
 };
 
-use super::{Shared, runtime};
-use crate::{cgroup::Hierarchy, disk::io_error, engine::EngineError};
+use super::{
+    Shared,
+    fence::{Watch, Word},
+    runtime,
+};
+use crate::{
+    boottime,
+    cgroup::{Group, Hierarchy},
+    container::traced,
+    disk::io_error,
+    engine::EngineError,
+};
 
 /// How long a new node waits for the guard of a former one to finish.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What is being forked or killed just now shows up within this time.
 const AFTERMATH: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(20);
-/// What the node writes when it ends in order.
-const FAREWELL: &[u8] = b"q";
+/// The same while time changes nothing.
+const IDLE: Duration = Duration::from_secs(3_600);
 
-/// The node's end of the guard's pipe.
+/// Lets the guard go when dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
-    pipe: Mutex<Option<ChildStdin>>,
+    shared: Arc<Shared>,
     /// Shared with the guard: free once both are gone.
     _lock: File,
 }
@@ -60,7 +74,7 @@ pub(super) async fn lock(data_dir: &Path) -> Result<File, EngineError> {
 
 impl Guard {
     /// Starts it in a session of its own, so that neither Ctrl-C nor a terminal's end reaches it.
-    pub(super) fn start(shared: &Shared, lock: File) -> Result<Self, EngineError> {
+    pub(super) fn start(shared: &Arc<Shared>, lock: File) -> Result<Self, EngineError> {
         let failed = |error: io::Error| EngineError::Host(format!("failed to start the guard: {error}"));
         let mut child = Command::new(&shared.config.helper)
             .args(["internal", "guard", &shared.node_cgroup()])
@@ -70,30 +84,78 @@ impl Guard {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let pipe = Mutex::new(child.stdin.take());
+        shared.fence.connect(child.stdin.take()).map_err(failed)?;
         // Nobody waits for it but this thread; the process table would keep it otherwise.
         std::thread::spawn(move || child.wait());
-        Ok(Self { pipe, _lock: lock })
+        Ok(Self { shared: Arc::clone(shared), _lock: lock })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Ok(Some(pipe)) = self.pipe.get_mut().map(Option::take).as_mut() {
-            let _it_died_first = pipe.write_all(FAREWELL);
-        }
+        self.shared.fence.disconnect();
     }
 }
 
 /// What the guard process does: `internal guard <cgroup> <runc's root>`.
 pub fn guard(cgroup: &str, runc_root: &Path) -> Result<i32, String> {
     let _leads_one_already = rustix::process::setsid();
-    let mut word = Vec::new();
-    let read = io::stdin().lock().read_to_end(&mut word);
-    if read.is_ok() && word == FAREWELL {
+    let hierarchy = Hierarchy::detect()?;
+    if watch(&hierarchy, cgroup) == End::InOrder {
         return Ok(0);
     }
-    let hierarchy = Hierarchy::detect()?;
+    end_all(&hierarchy, cgroup, runc_root);
+    Ok(0)
+}
+
+/// How the node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    InOrder,
+    Died,
+}
+
+/// Freezes what must stand still, until the node ends.
+fn watch(hierarchy: &Hierarchy, cgroup: &str) -> End {
+    let (sender, words) = mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = io::stdin().lock().lines().map_while(Result::ok);
+        // What is not a word is of a newer node than this program, which is replaced on disk, not in memory.
+        lines.filter_map(|line| Word::read(&line)).try_for_each(|word| sender.send(word))
+    });
+    let mut watch = Watch::default();
+    let mut said_farewell = false;
+    loop {
+        // Asked often instead of waited for: waiting does not count the time in suspend.
+        let patience = if watch.depends_on_time() { POLL } else { IDLE };
+        let word = words.recv_timeout(patience);
+        // Also before a new lease is heard of: what the node let go on under the old one stands still.
+        for container in watch.must_stand_still(boottime::now()) {
+            hold_still(&hierarchy.group(&format!("{cgroup}/{container}")));
+        }
+        match word {
+            Ok(word) => {
+                said_farewell = word == Word::Farewell;
+                watch.hear(word);
+            }
+            Err(RecvTimeoutError::Timeout) => (),
+            Err(RecvTimeoutError::Disconnected) if said_farewell => return End::InOrder,
+            Err(RecvTimeoutError::Disconnected) => return End::Died,
+        }
+    }
+}
+
+/// Freezes a container, unless it stands still already or is being dumped. CRIU thaws what it dumps, as it has work to do
+/// within the processes, which it holds itself: frozen meanwhile, the dump would hang, and in the end take the job with it.
+/// What CRIU lets go is frozen by the next look.
+fn hold_still(container: &Group) {
+    if !container.is_frozen() && !traced::from_outside(&container.processes()) {
+        // What is not there or does not stand yet is tried again.
+        let _ = container.try_freeze();
+    }
+}
+
+fn end_all(hierarchy: &Hierarchy, cgroup: &str, runc_root: &Path) {
     let node = hierarchy.group(cgroup);
     let mut last_seen = Instant::now();
     while last_seen.elapsed() < AFTERMATH {
@@ -110,7 +172,6 @@ pub fn guard(cgroup: &str, runc_root: &Path) -> Result<i32, String> {
         }
         std::thread::sleep(POLL);
     }
-    Ok(0)
 }
 
 /// What the hook of every container does, with the container's state as JSON on standard input: brings `lo` up in its

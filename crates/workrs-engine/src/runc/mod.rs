@@ -18,34 +18,46 @@ mod capture;
 mod container;
 mod criu;
 mod dump;
-mod end;
+mod fence;
+mod fit;
 mod guard;
 mod kernel;
-mod mapped;
+#[cfg_attr(not(feature = "docker"), allow(unused_imports, unused_variables, reason = "there is but one manager"))]
+mod manager;
 mod runtime;
 mod seccomp;
 mod setup;
 pub(crate) mod stage;
 mod sweep;
-mod vfork;
 mod yard;
-mod zombies;
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use workrs_core::{job::CheckpointMode, manifest::RestoreNeeds};
+use workrs_core::{
+    id::JobId,
+    image::{Image, ImageDigest},
+    job::CheckpointMode,
+    manifest::RestoreNeeds,
+    spec::Network,
+};
 
-use self::{container::RuncContainer, guard::Guard, kernel::KernelNotes, mapped::MappedFiles, stage::Stage};
+use self::{container::RuncContainer, fence::Fence, guard::Guard, kernel::KernelNotes, manager::Manager, stage::Stage};
 use crate::{
     cgroup::Hierarchy,
+    container::mapped::MappedFiles,
     disk::{JobDisk, Pool, io_error},
-    engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, Origin},
-    image::{HostImage, Images},
+    engine::{Capabilities, Container, ContainerSpec, Engine, EngineError, LayerSource, Origin},
+    image::{Base, HostImage, Images, LayerCache},
     preflight,
 };
 
+#[cfg(feature = "docker")]
+use crate::docker::{Daemon, DaemonError};
+
 pub use self::guard::{guard, lo_up};
+#[cfg(feature = "docker")]
+pub(crate) use self::{container::open_to_criu, setup::FLAGS};
 
 /// The name in the captures of this engine.
 pub const ENGINE: &str = "runc";
@@ -63,6 +75,8 @@ pub struct RuncConfig {
     pub node: String,
     /// Space for job disks.
     pub disk_pool_bytes: u64,
+    /// About what the unpacked layers of images may take.
+    pub image_cache_bytes: u64,
     /// The executable that answers to `internal <verb> …` with [`crate::internal::internal`].
     pub helper: PathBuf,
 }
@@ -82,10 +96,13 @@ struct Shared {
     config: RuncConfig,
     pool: Pool,
     images: Arc<Images>,
+    layers: Arc<LayerCache>,
     hierarchy: Hierarchy,
     mapped: MappedFiles,
     kernel_notes: KernelNotes,
     stage: Stage,
+    fence: Fence,
+    manager: Manager,
 }
 
 impl Shared {
@@ -107,7 +124,19 @@ impl RuncEngine {
     /// Takes hold of the data folder, mounts the job disks and starts the guard. Waits a little for what a former
     /// process of this node leaves behind to end.
     pub async fn open(config: RuncConfig) -> Result<Self, EngineError> {
-        let mut config = config;
+        Self::open_under(Manager::Direct, config).await
+    }
+
+    /// The same, with a Docker daemon that listens at `socket` calling runc.
+    #[cfg(feature = "docker")]
+    pub async fn open_in_docker(config: RuncConfig, socket: &std::path::Path) -> Result<Self, EngineError> {
+        let failed = |error: DaemonError| EngineError::Host(error.to_string());
+        let daemon = Daemon::connect(socket).await.map_err(failed)?;
+        daemon.prepare_image().await.map_err(failed)?;
+        Self::open_under(Manager::Docker(daemon), config).await
+    }
+
+    async fn open_under(manager: Manager, mut config: RuncConfig) -> Result<Self, EngineError> {
         fs::create_dir_all(&config.data_dir).map_err(|error| io_error(&config.data_dir, &error))?;
         // Mounts and bundles name it by absolute path.
         config.data_dir = fs::canonicalize(&config.data_dir).map_err(|error| io_error(&config.data_dir, &error))?;
@@ -115,10 +144,13 @@ impl RuncEngine {
         let lock = guard::lock(&config.data_dir).await?;
         let pool = Pool::open(&config.data_dir, config.disk_pool_bytes).await?;
         let images = Arc::new(Images::open(&config.data_dir)?);
+        let layers = Arc::new(LayerCache::open(&config.data_dir, config.image_cache_bytes)?);
         let stage = Stage::open(&config.node)?;
         let kernel_notes = KernelNotes::make(stage.folder()).await;
         let mapped = MappedFiles::default();
-        let shared = Arc::new(Shared { config, pool, images, hierarchy, mapped, kernel_notes, stage });
+        let fence = Fence::default();
+        let shared =
+            Arc::new(Shared { config, pool, images, layers, hierarchy, mapped, kernel_notes, stage, fence, manager });
         for folder in [shared.run_folder(), shared.runc_root()] {
             fs::create_dir_all(&folder).map_err(|error| io_error(&folder, &error))?;
         }
@@ -142,12 +174,29 @@ impl RuncEngine {
         self.shared.images.current().await.map(drop)
     }
 
-    /// The root to run on: the current one, or for a capture the first that has all that the capture had mapped.
-    async fn choose_image(&self, origin: &Origin) -> Result<Arc<HostImage>, EngineError> {
-        let Origin::Captured { needs, mode: CheckpointMode::Full, .. } = origin else {
-            return self.shared.images.current().await;
+    /// What to run in: the image that `spec` names, which a capture must have run in, too, or this node's own files.
+    async fn choose_base(&self, spec: &ContainerSpec, origin: &Origin) -> Result<Base, EngineError> {
+        let memory_needs = match origin {
+            Origin::New => None,
+            Origin::Captured { needs, mode, .. } => {
+                check_image(spec.image.as_deref(), needs)?;
+                (*mode == CheckpointMode::Full).then_some(needs)
+            }
         };
-        check_needs(needs)?;
+        let engine = self.shared.manager.engine();
+        memory_needs.map_or(Ok(()), |needs| check_needs(needs, engine))?;
+        match (&spec.image, memory_needs) {
+            (None, None) => self.shared.images.current().await.map(Base::Host),
+            (None, Some(needs)) => self.host_image_for(needs).await.map(Base::Host),
+            (Some(image), _) => {
+                check_arch(image)?;
+                self.shared.layers.layers(image).map(Base::Image)
+            }
+        }
+    }
+
+    /// The first copy of `/usr` that has all that a capture of memory had mapped.
+    async fn host_image_for(&self, needs: &RestoreNeeds) -> Result<Arc<HostImage>, EngineError> {
         let mut differs = String::new();
         for image in self.shared.images.all().await? {
             let (shared, candidate, wanted) = (Arc::clone(&self.shared), Arc::clone(&image), needs.mapped.clone());
@@ -163,12 +212,36 @@ impl RuncEngine {
     }
 }
 
-fn check_needs(needs: &RestoreNeeds) -> Result<(), EngineError> {
+/// What a job changed in the root of one image makes no sense in that of another.
+fn check_image(image: Option<&Image>, needs: &RestoreNeeds) -> Result<(), EngineError> {
+    let here = image.map(|image| &image.digest);
+    if here == needs.image.as_ref() {
+        return Ok(());
+    }
+    let name = |digest: Option<&ImageDigest>| digest.map_or("no image".to_owned(), ToString::to_string);
+    let (then, now) = (name(needs.image.as_ref()), name(here));
+    Err(EngineError::Unfit(format!("it was captured in {then}, the job is to run in {now}")))
+}
+
+fn check_arch(image: &Image) -> Result<(), EngineError> {
+    let arch = std::env::consts::ARCH;
+    if image.arch == arch {
+        return Ok(());
+    }
+    let text = format!("its image {} is for the architecture {}, this host has {arch}", image.digest, image.arch);
+    Err(EngineError::CannotStart(text))
+}
+
+fn container_name(job: &JobId, attempt: &str) -> String {
+    format!("{job}-{attempt}")
+}
+
+fn check_needs(needs: &RestoreNeeds, engine: &str) -> Result<(), EngineError> {
     let arch = std::env::consts::ARCH;
     let unfit = |text: String| Err(EngineError::Unfit(text));
-    if needs.engine != ENGINE || !(OLDEST_FORMAT..=FORMAT).contains(&needs.format) {
-        let (engine, format) = (&needs.engine, needs.format);
-        return unfit(format!("it was captured by {engine} in format {format}, here is {ENGINE} in format {FORMAT}"));
+    if needs.engine != engine || !(OLDEST_FORMAT..=FORMAT).contains(&needs.format) {
+        let (theirs, format) = (&needs.engine, needs.format);
+        return unfit(format!("it was captured by {theirs} in format {format}, here is {engine} in format {FORMAT}"));
     }
     if needs.arch != arch {
         return unfit(format!("it was captured on {}, this is {arch}", needs.arch));
@@ -179,17 +252,26 @@ fn check_needs(needs: &RestoreNeeds) -> Result<(), EngineError> {
 #[async_trait]
 impl Engine for RuncEngine {
     fn name(&self) -> &'static str {
-        ENGINE
+        self.shared.manager.engine()
     }
 
     fn format(&self) -> u32 {
         FORMAT
     }
 
+    fn oldest_format(&self) -> u32 {
+        OLDEST_FORMAT
+    }
+
+    async fn criu_version(&self) -> String {
+        preflight::criu_version().await.unwrap_or_default()
+    }
+
     async fn capabilities(&self) -> Capabilities {
-        preflight::capabilities(
-            &preflight::check(&self.shared.config.data_dir, self.shared.config.disk_pool_bytes).await,
-        )
+        let config = &self.shared.config;
+        let mut findings = preflight::check(&config.data_dir, config.disk_pool_bytes).await;
+        findings.extend(self.shared.manager.check(&config.helper).await);
+        preflight::capabilities(&findings)
     }
 
     async fn disk_capacity(&self) -> u64 {
@@ -200,10 +282,44 @@ impl Engine for RuncEngine {
         sweep::sweep(&self.shared).await
     }
 
+    fn network(&self) -> Network {
+        match &self.shared.manager {
+            Manager::Direct => Network::Host,
+            #[cfg(feature = "docker")]
+            Manager::Docker(_) => Network::None,
+        }
+    }
+
+    fn lease_holds(&self, since: Duration, until: Duration) {
+        self.shared.fence.holds(since, until);
+    }
+
+    fn is_ours(&self, job: &JobId, attempt: &str, read_at: Duration) {
+        let name = container_name(job, attempt);
+        let group = self.shared.hierarchy.group(&format!("{}/{name}", self.shared.node_cgroup()));
+        if let Err(error) = self.shared.fence.is_ours(&name, read_at, || group.thaw()) {
+            tracing::error!(%error, name, "a container that may go on cannot be thawed");
+        }
+    }
+
+    async fn provide(&self, image: &Image, layers: &dyn LayerSource) -> Result<(), EngineError> {
+        check_arch(image)?;
+        self.shared.layers.provide(image, layers).await
+    }
+
+    async fn check(&self, spec: &ContainerSpec, needs: &RestoreNeeds) -> Result<(), EngineError> {
+        check_image(spec.image.as_deref(), needs)?;
+        check_needs(needs, self.shared.manager.engine())?;
+        match &spec.image {
+            None => self.host_image_for(needs).await.map(drop),
+            Some(image) => check_arch(image),
+        }
+    }
+
     async fn prepare(&self, spec: &ContainerSpec, origin: Origin) -> Result<Box<dyn Container>, EngineError> {
-        let image = self.choose_image(&origin).await?;
-        image.mark_used();
-        let name = format!("{}-{}", spec.job, spec.attempt);
+        let base = self.choose_base(spec, &origin).await?;
+        base.mark_used();
+        let name = container_name(&spec.job, &spec.attempt);
         let (disk, memory) = match origin {
             Origin::New => (JobDisk::create(&self.shared.pool, &name, spec.disk_bytes).await?, None),
             Origin::Captured { folder, mode, .. } => {
@@ -214,7 +330,7 @@ impl Engine for RuncEngine {
                 (disk, (mode == CheckpointMode::Full).then(|| folder.join("memory")))
             }
         };
-        let container = RuncContainer::prepare(Arc::clone(&self.shared), spec, name, disk, image, memory)?;
+        let container = RuncContainer::prepare(Arc::clone(&self.shared), spec, name, disk, base, memory)?;
         Ok(Box::new(container))
     }
 }

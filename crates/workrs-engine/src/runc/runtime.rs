@@ -8,15 +8,32 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal};
+use workrs_core::spec::Network;
 
 use super::criu;
 use crate::process::{Tool, ToolError};
 
-/// What CRIU is told at a restore, beside what the bundle names: the same as at the dump. The network namespace has nothing
-/// but `lo`, which the hook brings up.
-const CRIU_FLAGS: [&str; 5] = ["--file-locks", "--tcp-established", "--ext-unix-sk", "--empty-ns", "network"];
+/// What CRIU is told at a restore, beside what the bundle names: the same as at the dump.
+const CRIU_FLAGS: [&str; 2] = ["--file-locks", "--ext-unix-sk"];
+/// The same for a network namespace of its own, which has nothing but `lo`, which the hook brings up.
+const OWN_NETWORK_FLAGS: [&str; 3] = ["--tcp-established", "--empty-ns", "network"];
 /// The folder of the bundles, beside runc's root.
 pub(super) const BUNDLES: &str = "run";
+
+/// What CRIU is told at a restore.
+pub(super) fn restore_flags(network: Network) -> Vec<&'static str> {
+    let of_network: &[&str] = if network == Network::None { &OWN_NETWORK_FLAGS } else { &[] };
+    [&CRIU_FLAGS, of_network].concat()
+}
+
+/// What CRIU is told at a dump, where it is not told directly (see `criu`). With the host's network, a connection to a
+/// service of the host by a name without a file ends the dump, as the restore would find nobody at its other end.
+pub(super) fn dump_flags(network: Network) -> Vec<&'static str> {
+    match network {
+        Network::None => restore_flags(network),
+        Network::Host => vec!["--file-locks"],
+    }
+}
 
 /// One container as runc sees it.
 #[derive(Debug, Clone)]
@@ -54,10 +71,20 @@ impl Runc {
     }
 
     /// Restores it from CRIU's images, which carry the priorities that its processes had.
-    pub(super) async fn restore(&self, images: &Path, output: OwnedFd, deadline: Duration) -> Result<(), ToolError> {
+    pub(super) async fn restore(
+        &self,
+        images: &Path,
+        network: Network,
+        output: OwnedFd,
+        deadline: Duration,
+    ) -> Result<(), ToolError> {
         let call = self.call("restore", deadline).urgent().args(["--detach", "--bundle"]).arg(&self.folder);
-        let call =
-            call.args(CRIU_FLAGS).arg("--image-path").arg(images).arg("--work-path").arg(self.folder.join("restore"));
+        let call = call
+            .args(restore_flags(network))
+            .arg("--image-path")
+            .arg(images)
+            .arg("--work-path")
+            .arg(self.folder.join("restore"));
         call.arg("--pid-file").arg(self.pid_file()).arg(&self.name).with_output(output).await
     }
 

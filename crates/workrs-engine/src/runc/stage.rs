@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `dev/` | what a restored container finds as its `/dev` |
 //! | `empty/` | what it finds in place of folders that are kept from it |
+//! | `sys/` | the host's `/sys` without what is mounted in it, for containers with the host's network |
 //! | `cgroups/` | where the cgroups are, see `yard` |
 //! | `kernel` | what CRIU knows of the kernel, see `kernel` |
 //! | `<container>/root` | its root, a mount of its own: what runc mounts into it is seen by no other |
@@ -17,7 +18,7 @@ use std::{
 };
 
 use super::yard;
-use crate::{disk::io_error, engine::EngineError, mounts};
+use crate::{disk::io_error, engine::EngineError, image::Base, mounts};
 
 /// The folders and links take little; files are only mounted over.
 const BYTES: u64 = 4 << 20;
@@ -69,6 +70,8 @@ impl Stage {
         make_folder(&self.folder)?;
         make_folder(&self.empty())?;
         make_folder(&self.dev())?;
+        make_folder(&self.sys())?;
+        mounts::bind(Path::new("/sys"), &self.sys())?;
         for name in FOLDERS {
             make_folder(&self.dev().join(name))?;
         }
@@ -104,20 +107,24 @@ impl Stage {
         self.folder.join("empty")
     }
 
+    pub(super) fn sys(&self) -> PathBuf {
+        self.folder.join("sys")
+    }
+
     /// What CRIU is to take as `--cgroup-yard`, if anything.
     pub(super) fn yard(&self) -> Option<PathBuf> {
         self.has_yard.then(|| self.folder.join("cgroups"))
     }
 
     /// Mounts a container's root and disk.
-    pub(super) fn place(&self, name: &str, root: &Path, disk: &Path) -> Result<Place, EngineError> {
+    pub(super) fn place(&self, name: &str, base: &Base, disk: &Path) -> Result<Place, EngineError> {
         let place = Place { folder: self.folder.join(format!("job-{name}")) };
         let failed = |at: &Path, error: io::Error| io_error(at, &error);
         make_folder(&place.folder).map_err(|error| failed(&place.folder, error))?;
         for at in [place.root(), place.disk()] {
             make_folder(&at).map_err(|error| failed(&at, error))?;
         }
-        mounts::bind_read_only(root, &place.root()).map_err(|error| failed(&place.root(), error))?;
+        base.mount(disk, &place.root()).map_err(|error| failed(&place.root(), error))?;
         mounts::bind(disk, &place.disk()).map_err(|error| failed(&place.disk(), error))?;
         Ok(place)
     }

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use super::{
-    Shared,
-    runtime::{self, Runc},
-};
+use super::{Shared, runtime::Runc};
 use crate::{disk::io_error, engine::EngineError, mounts};
 
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -14,9 +11,9 @@ const DELETE_DEADLINE: Duration = Duration::from_secs(30);
 /// Gives the names of what it found, however little of it was left.
 pub(super) async fn sweep(shared: &Shared) -> Result<Vec<String>, EngineError> {
     let node = shared.hierarchy.group(&shared.node_cgroup());
-    runtime::kill_orphans(&shared.runc_root());
     let mut found: BTreeSet<String> = node.children().into_iter().collect();
-    for name in found.clone() {
+    found.extend(shared.manager.sweep(shared).await?);
+    for name in node.children() {
         let group = shared.hierarchy.group(&format!("{}/{name}", shared.node_cgroup()));
         if !group.kill_all(KILL_DEADLINE).await {
             return Err(EngineError::Host(format!(

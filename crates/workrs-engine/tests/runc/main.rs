@@ -4,7 +4,12 @@
 //! whatever happens no mount is left on the host.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod fencing;
+#[path = "../image/mod.rs"]
+mod image;
+mod images;
 mod limits;
+mod network;
 mod node;
 mod reflinks;
 mod resume;
@@ -23,8 +28,14 @@ const INSIDE: &str = "WORKRS_TEST_INSIDE";
 
 type Test = (&'static str, fn());
 
-const TESTS: [Test; 16] = [
+const TESTS: &[Test] = &[
     ("keeps_the_contract_of_an_engine", suite::keeps_the_contract_of_an_engine),
+    ("keeps_the_contract_in_an_image", images::keeps_the_contract_in_an_image),
+    ("a_job_in_an_image_goes_on_on_another_node", images::a_job_in_an_image_goes_on_on_another_node),
+    ("an_image_of_one_program_is_enough", images::an_image_of_one_program_is_enough),
+    ("an_image_that_cannot_be_run_says_why", images::an_image_that_cannot_be_run_says_why),
+    ("a_root_user_cannot_make_the_engine_write_elsewhere", images::a_root_user_cannot_make_the_engine_write_elsewhere),
+    ("an_image_of_as_many_layers_as_may_be_runs", images::an_image_of_as_many_layers_as_may_be_runs),
     ("a_job_sees_little_and_can_change_less", limits::a_job_sees_little_and_can_change_less),
     ("an_init_killed_from_outside_is_a_fault_of_the_host", limits::an_init_killed_from_outside_is_a_fault_of_the_host),
     ("a_fork_bomb_is_held", limits::a_fork_bomb_is_held),
@@ -40,6 +51,20 @@ const TESTS: [Test; 16] = [
     ("a_data_folder_below_a_closed_one_works", stage::a_data_folder_below_a_closed_one_works),
     ("what_criu_knows_of_the_kernel_is_laid_out_again", stage::what_criu_knows_of_the_kernel_is_laid_out_again),
     ("a_data_folder_with_reflinks_needs_no_volume", reflinks::a_data_folder_with_reflinks_needs_no_volume),
+    ("connections_outside_are_closed_by_a_restore", network::connections_outside_are_closed_by_a_restore),
+    ("a_job_sees_the_network_that_it_is_given", network::a_job_sees_the_network_that_it_is_given),
+    (
+        "who_waits_for_an_answer_outside_sees_its_end_after_a_restore",
+        network::who_waits_for_an_answer_outside_sees_its_end_after_a_restore,
+    ),
+    (
+        "a_connection_to_a_service_of_the_host_keeps_from_a_capture_while_it_lasts",
+        network::a_connection_to_a_service_of_the_host_keeps_from_a_capture_while_it_lasts,
+    ),
+    (
+        "jobs_with_network_stand_still_while_it_is_not_known_whose_they_are",
+        fencing::jobs_with_network_stand_still_while_it_is_not_known_whose_they_are,
+    ),
     ("a_dead_node_leaves_nothing_running", node::a_dead_node_leaves_nothing_running),
     ("a_node_that_starts_sweeps", node::a_node_that_starts_sweeps),
     ("timing", timing::timing),

@@ -12,6 +12,7 @@ use workrs_engine::{
 /// On the file system of `/usr`, as a node's data folder commonly is; the copies of `/usr` are kept from run to run.
 pub const DATA: &str = "/var/tmp/workrs-engine-test";
 pub const POOL: u64 = 2 << 30;
+pub const CACHE: u64 = 1 << 30;
 pub const NODE: &str = "engine-test";
 
 /// Runs a test on a fresh engine.
@@ -26,7 +27,13 @@ pub fn on_engine<F: Future<Output = ()>>(test: impl FnOnce(RuncEngine) -> F) {
 
 pub fn config(data_dir: &Path, node: &str) -> RuncConfig {
     let helper = std::env::current_exe().unwrap();
-    RuncConfig { data_dir: data_dir.to_path_buf(), node: node.to_owned(), disk_pool_bytes: POOL, helper }
+    RuncConfig {
+        data_dir: data_dir.to_path_buf(),
+        node: node.to_owned(),
+        disk_pool_bytes: POOL,
+        image_cache_bytes: CACHE,
+        helper,
+    }
 }
 
 pub fn shell(script: &str) -> Vec<String> {
@@ -63,18 +70,22 @@ pub fn leftovers() -> Vec<String> {
     left
 }
 
-pub fn keeps_the_contract_of_an_engine() {
-    let folder = tempfile::tempdir_in(Path::new("/var/tmp")).unwrap();
-    let programs = Programs {
+pub fn programs() -> Programs {
+    Programs {
         count,
         exit: |code| shell(&format!("exit {code}")),
         signal: |signal| shell(&format!("kill -{signal} $$")),
         exhaust_memory: || python(EXHAUST_MEMORY),
         fill_disk: || shell(FILL_DISK),
         environment: Some(|| shell("echo $GREETING; echo $WORKRS_JOB_ID; pwd")),
-    };
+    }
+}
+
+pub fn keeps_the_contract_of_an_engine() {
+    let folder = tempfile::tempdir_in(Path::new("/var/tmp")).unwrap();
     on_engine(async |engine| {
-        conformance::run(&Subject { engine: &engine, folder: folder.path(), programs, leftovers: &leftovers }).await;
+        let (folder, programs) = (folder.path(), programs());
+        conformance::run(&Subject { engine: &engine, folder, programs, image: None, leftovers: &leftovers }).await;
     });
 }
 
@@ -103,8 +114,9 @@ pub async fn capture(container: &dyn Container, mode: CheckpointMode, into: &Pat
 /// Gives back what is large or in the way; the copy of `/usr` stays.
 pub fn clean_up() {
     let _absent = std::fs::remove_file(Path::new(DATA).join("disks.xfs"));
+    let _absent = std::fs::remove_dir_all(Path::new(DATA).join("images/layers"));
     for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for node in [NODE, crate::reflinks::NODE, crate::stage::NODE] {
+        for node in [NODE, crate::images::NODE, crate::reflinks::NODE, crate::stage::NODE] {
             let _absent = std::fs::remove_dir(tree.path().join("workrs").join(node));
         }
     }

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use workrs_core::job::CheckpointMode;
 use workrs_engine::{
-    Container, Engine, Origin,
+    Container, ContainerSpec, Engine, Origin,
     conformance::{self, Output},
+    runc::RuncEngine,
 };
 
 use crate::{
+    image::{Store, with_a_shell},
     limits::start,
     suite::{on_engine, python, shell, wait_for_line},
 };
@@ -36,19 +38,15 @@ pub fn timing() {
         engine.warm_up().await.unwrap();
         println!("a copy of /usr, if it had changed: {:?}", began.elapsed());
         for round in 1..=3 {
-            let mut laps = Laps::new();
-            let began = Instant::now();
-            let container =
-                engine.prepare(&conformance::spec("true", round, shell("true")), Origin::New).await.unwrap();
-            laps.lap("prepare");
-            container.start(Output::new().1).await.unwrap();
-            laps.lap("start");
-            container.wait().await;
-            laps.lap("end");
-            container.destroy().await.unwrap();
-            laps.lap("destroy");
-            println!("an empty job: {}, all {:?}", laps.text.join(", "), began.elapsed());
-            assert!(began.elapsed() < Duration::from_secs(5));
+            empty_job(&engine, &conformance::spec("true", round, shell("true")), "an empty job").await;
+        }
+        let mut store = Store::default();
+        let image = with_a_shell(&mut store);
+        engine.provide(&image, &store).await.unwrap();
+        for round in 1..=3 {
+            let mut spec = conformance::spec("image", round, shell("true"));
+            spec.image = Some(image.clone());
+            empty_job(&engine, &spec, "an empty job in an image").await;
         }
         for mib in [10, 50, 500] {
             standstill(&engine, mib).await;
@@ -56,7 +54,22 @@ pub fn timing() {
     });
 }
 
-async fn standstill(engine: &workrs_engine::runc::RuncEngine, mib: u64) {
+async fn empty_job(engine: &RuncEngine, spec: &ContainerSpec, what: &str) {
+    let mut laps = Laps::new();
+    let began = Instant::now();
+    let container = engine.prepare(spec, Origin::New).await.unwrap();
+    laps.lap("prepare");
+    container.start(Output::new().1).await.unwrap();
+    laps.lap("start");
+    container.wait().await;
+    laps.lap("end");
+    container.destroy().await.unwrap();
+    laps.lap("destroy");
+    println!("{what}: {}, all {:?}", laps.text.join(", "), began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+async fn standstill(engine: &RuncEngine, mib: u64) {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let program = format!(
         "import os, time\na = os.urandom({mib} << 20)\nprint('ready', flush=True)\n\

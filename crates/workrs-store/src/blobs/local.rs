@@ -5,6 +5,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::DirBuilderExt,
     path::Path,
+    time::{Duration, SystemTime},
 };
 
 /// Creates the root for its owner only, and makes its name durable.
@@ -17,13 +18,20 @@ pub(super) fn create(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes files named `<stored name>#<number>`: a blob is written under such a name until it is finished.
-pub(super) fn sweep_unfinished(root: &Path, prefix: &str, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+/// Removes files named `<stored name>#<number>` that nothing was written to for `time`: a blob is written under such a name
+/// until it is finished.
+pub(super) fn sweep_unfinished(
+    root: &Path,
+    prefix: &str,
+    time: Duration,
+    keep: impl Fn(&str) -> bool,
+) -> io::Result<()> {
     let folder = prefix.rfind('/').map_or("", |end| &prefix[..end]);
-    sweep(root, folder, &|name| name.starts_with(prefix) && !keep(name))
+    let before = SystemTime::now().checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
+    sweep(root, folder, &|name, modified| modified <= before && name.starts_with(prefix) && !keep(name))
 }
 
-fn sweep(root: &Path, folder: &str, unwanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+fn sweep(root: &Path, folder: &str, unwanted: &dyn Fn(&str, SystemTime) -> bool) -> io::Result<()> {
     let Some(entries) = present(std::fs::read_dir(root.join(folder)))? else { return Ok(()) };
     for entry in ReadDir::into_iter(entries) {
         let entry = entry?;
@@ -31,7 +39,10 @@ fn sweep(root: &Path, folder: &str, unwanted: &dyn Fn(&str) -> bool) -> io::Resu
         let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
         if present(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
             sweep(root, &name, unwanted)?;
-        } else if blob_of_unfinished(&name).is_some_and(unwanted) {
+        } else if let Some(blob) = blob_of_unfinished(&name)
+            && let Some(metadata) = present(entry.metadata())?
+            && unwanted(blob, metadata.modified()?)
+        {
             present(std::fs::remove_file(entry.path()))?;
         }
     }

@@ -21,7 +21,7 @@ mod seal;
 mod tests;
 mod writer;
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -244,9 +244,24 @@ impl Blobs {
         prefix: &str,
         keep: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<(), BlobError> {
+        self.sweep_unfinished_for(prefix, Duration::ZERO, keep).await
+    }
+
+    /// Deletes what writers that died left of unfinished blobs with names below `prefix`, if nothing was added to it for
+    /// `time`. An object store that is not a local folder has rules of its own for that.
+    pub async fn sweep_abandoned(&self, prefix: &str, time: Duration) -> Result<(), BlobError> {
+        self.sweep_unfinished_for(prefix, time, |_| false).await
+    }
+
+    async fn sweep_unfinished_for(
+        &self,
+        prefix: &str,
+        time: Duration,
+        keep: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<(), BlobError> {
         let Some(root) = self.root.clone() else { return Ok(()) };
         let prefix = prefix.to_owned();
-        let swept = tokio::task::spawn_blocking(move || local::sweep_unfinished(&root, &prefix, keep)).await;
+        let swept = tokio::task::spawn_blocking(move || local::sweep_unfinished(&root, &prefix, time, keep)).await;
         let swept = swept.map_err(|error| BlobError::Unavailable(error.to_string()))?;
         swept.map_err(|error| BlobError::Unavailable(error.to_string()))
     }

@@ -63,6 +63,24 @@ impl Blobs {
         Ok(stream::unfold(verify, |mut verify| async { verify.next().await.map(|item| (item, verify)) }).boxed())
     }
 
+    /// The length of the blob under a name, which is not read.
+    pub async fn len_of(&self, name: &str) -> Result<u64, BlobError> {
+        self.proven(self.find_len(name).await).await
+    }
+
+    async fn find_len(&self, name: &str) -> Result<u64, BlobError> {
+        let plain = path(name)?;
+        if self.keyed.is_some()
+            && let Some(meta) = present(name, self.store.head(&sealed_path(name)?).await)?
+        {
+            return Ok(seal::plain_len(meta.size));
+        }
+        match present(name, self.store.head(&plain).await)? {
+            Some(meta) => Ok(meta.size),
+            None => Err(self.missing(name).await),
+        }
+    }
+
     /// Reads a part of a blob, which must have all of it. An empty part is not asked for.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, BlobError> {
         if range.is_empty() {

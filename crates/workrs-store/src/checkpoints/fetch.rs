@@ -33,6 +33,13 @@ const WRITE_BYTES: usize = 256 << 10;
 const INDEXES_AT_ONCE: usize = 8;
 
 impl Checkpoints {
+    /// The manifest of a checkpoint, which says what a restore needs before its many bytes are there.
+    pub async fn manifest(&self, job: &JobId, id: CheckpointId, manifest: &BlobRef) -> Result<Manifest, FetchError> {
+        let manifest = read_manifest(&self.blobs, manifest).await.map_err(FetchError::from)?;
+        manifest.validate(job, id).map_err(|error| FetchError::Bad(error.to_string()))?;
+        Ok(manifest)
+    }
+
     /// Brings a checkpoint back as `<into>/<part>`: folders with files, images as sparse files, for their owner only.
     /// After an error `into` holds an unfinished rest, which is the caller's to delete.
     pub async fn fetch(
@@ -42,8 +49,20 @@ impl Checkpoints {
         manifest: &BlobRef,
         into: &Path,
     ) -> Result<Manifest, FetchError> {
-        let manifest = read_manifest(&self.blobs, manifest).await.map_err(FetchError::from)?;
-        let Plan { folders, targets, reads } = Plan::new(&manifest, &BlobNames(job), id)?;
+        let manifest = self.manifest(job, id, manifest).await?;
+        self.fetch_parts(job, id, &manifest, into).await?;
+        Ok(manifest)
+    }
+
+    /// The same with a manifest that is known.
+    pub async fn fetch_parts(
+        &self,
+        job: &JobId,
+        id: CheckpointId,
+        manifest: &Manifest,
+        into: &Path,
+    ) -> Result<(), FetchError> {
+        let Plan { folders, targets, reads } = Plan::new(manifest, &BlobNames(job), id)?;
         let (root, targets) = (into.to_owned(), Arc::new(targets));
         let made = Arc::clone(&targets);
         blocking(move || make(&root, &folders, &made)).await?;
@@ -54,8 +73,7 @@ impl Checkpoints {
                 blocking(move || place(&root, &targets, &read, &bytes)).await
             }
         };
-        futures::stream::iter(reads).map(bring).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await?;
-        Ok(manifest)
+        futures::stream::iter(reads).map(bring).buffer_unordered(READS_AT_ONCE).try_collect::<()>().await
     }
 }
 

@@ -46,7 +46,12 @@ pub(super) fn encode(manifest: &Manifest) -> io::Result<Bytes> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> io::Result<Written> {
-    Ok(serde_json::from_slice(&zstd::bulk::decompress(bytes, MAX_BYTES)?)?)
+    parse(&zstd::bulk::decompress(bytes, MAX_BYTES)?)
+}
+
+/// The same, without its compression.
+pub(super) fn parse(json: &[u8]) -> io::Result<Written> {
+    Ok(serde_json::from_slice(json)?)
 }
 
 /// Puts the chunks back into a manifest; `None` if packs with these chunks do not have such runs.

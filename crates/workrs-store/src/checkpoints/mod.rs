@@ -17,6 +17,7 @@ mod collect;
 mod cut;
 mod fetch;
 mod form;
+pub(crate) mod fuzz;
 mod pack;
 mod plan;
 mod reuse;

@@ -30,6 +30,7 @@ pub async fn run(make: impl AsyncFn() -> Arc<dyn StateStore>) {
     reads::an_acknowledged_commit_is_read(make().await).await;
     reads::lists_are_sorted_and_paged(&*make().await).await;
     reads::lists_keep_to_their_prefix(&*make().await).await;
+    reads::what_was_written_since_is_told(&*make().await).await;
     watches::a_watch_tells_what_happens(&*make().await).await;
     watches::a_watch_replays_the_past(&*make().await).await;
     watches::list_then_watch_misses_nothing(make().await).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{commit, delete, get, keys, must_commit, put, value};
-use crate::state::{Entry, StateStore};
+use crate::state::{Entry, Revision, StateStore};
 
 pub(super) async fn what_was_put_is_read(store: &dyn StateStore) {
     assert_eq!(get(store, "k").await, None);
@@ -49,6 +49,28 @@ pub(super) async fn an_acknowledged_commit_is_read(store: Arc<dyn StateStore>) {
     for task in tasks {
         task.await.expect("no panic");
     }
+}
+
+pub(super) async fn what_was_written_since_is_told(store: &dyn StateStore) {
+    let told = async |since| {
+        let written = store.list_written("p/", since).await.expect("a list");
+        let told: Vec<_> = written.entries.into_iter().map(|entry| (entry.key, entry.value, entry.revision)).collect();
+        (told, written.total, written.revision)
+    };
+    must_commit(store, [put("p/a", "1"), put("p/b", "1"), put("q", "1")]).await;
+    let first = must_commit(store, [put("p/c", "1")]).await;
+    let (all, total, revision) = told(Revision(0)).await;
+    assert_eq!((all.len(), total, revision), (3, 3, first));
+    assert_eq!(told(first).await, (Vec::new(), 3, first));
+    let second = must_commit(store, [put("p/b", "2"), put("q", "2")]).await;
+    let third = must_commit(store, [put("p/d", "3")]).await;
+    let b = ("p/b".to_owned(), Bytes::from("2"), second);
+    let d = ("p/d".to_owned(), Bytes::from("3"), third);
+    assert_eq!(told(first).await, (vec![b, d.clone()], 4, third));
+    assert_eq!(told(second).await, (vec![d], 4, third));
+    // What is gone is missed only in the number.
+    let fourth = must_commit(store, [delete("p/d"), delete("p/a")]).await;
+    assert_eq!(told(second).await, (Vec::new(), 2, fourth));
 }
 
 pub(super) async fn lists_are_sorted_and_paged(store: &dyn StateStore) {

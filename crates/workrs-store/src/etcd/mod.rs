@@ -21,7 +21,9 @@ use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
 
 pub use self::options::{Credentials, DEFAULT_PREFIX, EtcdError, EtcdOptions, Tls};
 use self::{errors::Failure, members::Members, watches::Watches};
-use crate::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch};
+use crate::state::{
+    Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch, Written, list_written_by_pages,
+};
 
 /// How long a member may take for one answer. A member that is stopped or cut off is noticed by it.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -142,6 +144,27 @@ impl StateStore for EtcdStore {
         }
     }
 
+    async fn list_written(&self, prefix: &str, since: Revision) -> Result<Written, StateError> {
+        if since == Revision(0) {
+            return list_written_by_pages(self, prefix, since).await;
+        }
+        let range = self.keys.below(prefix);
+        let written = GetOptions::new().with_range(range.end).with_min_mod_revision(number(since).saturating_add(1));
+        match self.range(&range.from, &written, LIST_DEADLINE).await {
+            Ok(mut answer) => Ok(Written {
+                total: usize::try_from(answer.count()).unwrap_or_default(),
+                revision: revision_of(&answer),
+                entries: answer
+                    .take_kvs()
+                    .into_iter()
+                    .map(|stored| self.keys.entry(stored))
+                    .collect::<Result<_, _>>()?,
+            }),
+            Err(failure) if failure.is_too_large_to_read() => list_written_by_pages(self, prefix, since).await,
+            Err(failure) => Err(failure.of_read()),
+        }
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StateError> {
         transactions::check(&transaction)?;
         let committed = self.members.call_once(DEADLINE, |client| {
@@ -187,6 +210,10 @@ impl StateStore for EtcdStore {
             Err(failure) if failure.is_lease_gone() => Err(StateError::LeaseEnded),
             Err(failure) => Err(failure.of_read()),
         }
+    }
+
+    fn leases_end_by_time(&self) -> bool {
+        true
     }
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {

@@ -87,6 +87,10 @@ impl StateStore for TimedLeases {
         Ok(())
     }
 
+    fn leases_end_by_time(&self) -> bool {
+        true
+    }
+
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         self.leases().remove(&lease);
         self.inner.revoke_lease(lease).await

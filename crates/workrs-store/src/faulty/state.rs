@@ -83,6 +83,10 @@ impl StateStore for FaultyState {
         self.faults.run(self.inner.renew_lease(lease), refused, refused).await
     }
 
+    fn leases_end_by_time(&self) -> bool {
+        self.inner.leases_end_by_time()
+    }
+
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         self.faults.run(self.inner.revoke_lease(lease), refused, refused).await
     }

@@ -39,8 +39,9 @@ pub(super) struct Archived {
 }
 
 impl Archived {
+    /// The keys that stand with it. Their values are known only to whoever has the record; they matter when they are written.
     pub(super) fn index_keys(&self) -> BTreeMap<String, serde_json::Value> {
-        keys::archived_index_keys(&self.id, &self.owner, self.finished_at)
+        keys::archived_index_keys(&self.id, &self.owner, self.finished_at, None)
     }
 }
 
@@ -70,7 +71,8 @@ impl Records {
             spec_hash: record.spec_hash,
             finished_at: *at,
         };
-        let mut changes = index_changes(&stored.index, &archived.index_keys());
+        let index = keys::archived_index_keys(id, &record.owner, *at, Some(record));
+        let mut changes = index_changes(&stored.index, &index);
         let envelope = stored.envelope.succeeded_by(Body::Archived(archived), operation.clone());
         changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
         let transaction = Transaction { conditions: Vec::new(), changes };

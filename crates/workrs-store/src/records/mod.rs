@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use workrs_core::{
-    id::{JobId, OperationId},
+    id::{JobId, OperationId, Owner},
     job::{IllegalEvent, JobEvent, JobRecord, decide::Decision},
     keys,
 };
@@ -149,12 +149,22 @@ impl Records {
     /// Creates a job. The same id, owner and spec are the same job; anything else under a known id is
     /// [`RecordError::IdTaken`]. Once this has returned `Ok`, the job is durable.
     pub async fn submit(&self, record: JobRecord, operation: &OperationId) -> Result<Submitted, RecordError> {
+        Box::pin(self.submit_if(record, &[], operation)).await
+    }
+
+    /// The same, but a job that is new is created only while all `guards` hold.
+    pub async fn submit_if(
+        &self,
+        record: JobRecord,
+        guards: &[Condition],
+        operation: &OperationId,
+    ) -> Result<Submitted, RecordError> {
         let key = keys::job(&record.id);
         let envelope = Envelope::new(record.owner.as_str(), record.clone(), operation.clone());
         let mut changes = index_changes(&BTreeMap::new(), &keys::index_keys(&record));
         changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
         loop {
-            let transaction = Transaction { conditions: Vec::new(), changes: changes.clone() };
+            let transaction = Transaction { conditions: guards.to_vec(), changes: changes.clone() };
             match self.commit_settled(&key, None, transaction, Effect::Written(operation)).await? {
                 Settled::Applied(_) => return Ok(Submitted::New(record)),
                 Settled::Found(stored) => {
@@ -162,8 +172,11 @@ impl Records {
                 }
                 Settled::Lost => {}
             }
-            // Absent again: somebody deleted it in between.
-            let Some(known) = self.read(&key).await?.map(Stored::into_record) else { continue };
+            // Absent: a guard does not hold, or somebody deleted it in between.
+            let Some(known) = self.read(&key).await?.map(Stored::into_record) else {
+                self.check_guards(guards).await?;
+                continue;
+            };
             let same = known.owner == record.owner && known.spec_hash == record.spec_hash;
             return if same { Ok(Submitted::Existing(known)) } else { Err(RecordError::IdTaken) };
         }
@@ -233,6 +246,18 @@ impl Records {
         decide: impl Fn(&JobRecord) -> Option<(JobEvent, Vec<Condition>)>,
         operation: &OperationId,
     ) -> Result<Option<Known>, RecordError> {
+        self.change_with(id, known, decide, &[], operation).await
+    }
+
+    /// The same; `besides` is changed in the same transaction. It must touch no key of a job.
+    pub async fn change_with(
+        &self,
+        id: &JobId,
+        known: Option<&Known>,
+        decide: impl Fn(&JobRecord) -> Option<(JobEvent, Vec<Condition>)>,
+        besides: &[Change],
+        operation: &OperationId,
+    ) -> Result<Option<Known>, RecordError> {
         let key = keys::job(id);
         let mut pause = Pause::new();
         let mut before = None;
@@ -261,6 +286,7 @@ impl Records {
             let index = keys::index_keys(&envelope.body);
             let mut changes = index_changes(&stored.index, &index);
             changes.push(Change::Put(key.clone(), envelope.encode(&key), None));
+            changes.extend_from_slice(besides);
             let transaction = Transaction { conditions: guards.clone(), changes };
             let effect = Effect::Written(operation);
             match self.commit_settled(&key, Some(stored.revision), transaction, effect).await? {
@@ -298,6 +324,22 @@ impl Records {
         let records =
             stream::iter(entries).map(|entry| async move { self.decode(&entry).await.map(Stored::into_record) });
         Ok((records.buffered(READS_AT_ONCE).try_collect().await?, more))
+    }
+
+    /// The same of one owner's jobs alone, whatever others have.
+    pub async fn list_of(
+        &self,
+        owner: &Owner,
+        after: Option<&JobId>,
+        limit: usize,
+    ) -> Result<(Vec<JobRecord>, bool), RecordError> {
+        let after = after.map(|id| keys::owned_job(owner, id));
+        let page = self.store.list(&keys::owned(owner), after.as_deref(), limit).await?;
+        let ids: Vec<_> = page.entries.iter().filter_map(|entry| keys::job_of_index(&entry.key)).collect();
+        let records = stream::iter(ids).map(|id| async move { self.get(&id).await });
+        let records: Vec<_> = records.buffered(READS_AT_ONCE).try_collect().await?;
+        // One that was deleted meanwhile is left out.
+        Ok((records.into_iter().flatten().collect(), page.more))
     }
 
     async fn read(&self, key: &str) -> Result<Option<Stored>, RecordError> {

@@ -36,7 +36,14 @@ fn claimed() -> JobEvent {
 }
 
 fn finished() -> JobEvent {
-    JobEvent::Finished { holder: holder(), at: AT, outcome: Outcome::Succeeded, outputs: None, log_bytes: 0 }
+    JobEvent::Finished {
+        holder: holder(),
+        at: AT,
+        outcome: Outcome::Succeeded,
+        outputs: None,
+        output_bytes: 0,
+        log_bytes: 0,
+    }
 }
 
 fn guard() -> Condition {
@@ -291,7 +298,7 @@ async fn what_is_known_saves_the_read_and_decides_nothing() {
     };
     let claimed = change(None, claimed()).await.unwrap();
     let before = faults.count();
-    let started = JobEvent::Started { holder: holder(), at: AT, plan: None };
+    let started = JobEvent::Started { holder: holder(), at: AT, plan: None, note: None };
     let running = change(Some(&claimed), started.clone()).await.unwrap();
     assert_eq!(faults.count() - before, 1, "the commit alone");
     assert_eq!(*running, records.get(&id()).await.unwrap().unwrap());
@@ -405,4 +412,19 @@ async fn who_reads_an_archived_record_does_not_notice() {
         let left = store.list("", None, 10).await.unwrap().entries;
         assert_eq!(left.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), [NODE_KEY]);
     }
+}
+
+#[tokio::test]
+async fn a_submit_holds_only_while_its_guards_do() {
+    let store: Arc<dyn StateStore> = Arc::new(RedbStore::in_memory());
+    let records = Records::new(Arc::clone(&store));
+    let guard = [Condition::Present("images/a".to_owned())];
+    let submit = async || records.submit_if(record("a", "me"), &guard, &fresh::operation()).await;
+    assert_eq!(submit().await, Err(RecordError::GuardFailed));
+    assert_eq!(records.get(&record("a", "me").id).await, Ok(None));
+    let put = |changes| Transaction { conditions: Vec::new(), changes };
+    store.commit(put(vec![Change::Put("images/a".to_owned(), "".into(), None)])).await.unwrap();
+    assert!(matches!(submit().await, Ok(Submitted::New(_))));
+    store.commit(put(vec![Change::Delete("images/a".to_owned())])).await.unwrap();
+    assert!(matches!(submit().await, Ok(Submitted::Existing(_))), "the job is there already");
 }

@@ -120,6 +120,10 @@ impl StateStore for RedbStore {
         if lock(&self.writer.leases).contains(&lease) { Ok(()) } else { Err(StateError::LeaseEnded) }
     }
 
+    fn leases_end_by_time(&self) -> bool {
+        false
+    }
+
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         self.writer.submit(Request::Revoke(lease)).await.map(drop)
     }

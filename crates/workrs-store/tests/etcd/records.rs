@@ -43,7 +43,8 @@ impl Step {
             }
             Self::Finish => {
                 let outcome = Outcome::Succeeded;
-                let finished = JobEvent::Finished { holder, at: AT, outcome, outputs: None, log_bytes: 0 };
+                let finished =
+                    JobEvent::Finished { holder, at: AT, outcome, outputs: None, output_bytes: 0, log_bytes: 0 };
                 records.apply(&id, &finished, &[], &operation).await.map(drop)
             }
             Self::Delete => records.delete(&id).await,

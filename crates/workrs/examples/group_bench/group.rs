@@ -7,11 +7,14 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use workrs::{
-    api::{self, Access, Api, Fullness, GroupCapacity},
+    api::{self, Access, Api, Fairness, Feed, Fullness, GroupCapacity},
+    images::{Images, Pulls},
+    index::JobIndex,
     joblog::Peers,
     node::{self, CheckpointQuota, NodeConfig, NodeParts, Roles, RunningNode},
+    quotas::Quotas,
 };
-use workrs_core::id::NodeId;
+use workrs_core::{id::NodeId, spec::Network};
 use workrs_engine::fake::FakeHost;
 use workrs_store::{
     blobs::Blobs,
@@ -76,12 +79,15 @@ impl Group {
             id: NodeId::new(format!("node-{number}"))?,
             host: format!("host-{number}"),
             address: format!("http://{address}"),
+            tls_fingerprint: None,
             roles: Roles::default(),
             cpu_features: Vec::new(),
             stop_timeout: Duration::from_secs(80),
             cpus_milli: CPUS_MILLI,
             memory_bytes: MEMORY_BYTES,
             labels: BTreeMap::new(),
+            allow_network: Network::None,
+            allow_drills: false,
             lease: LEASE,
             log_limit_bytes: 64 << 20,
             unfit_wait: Duration::from_secs(600),
@@ -91,21 +97,31 @@ impl Group {
             prior_mtbf: Duration::from_secs(7 * 24 * 3_600),
             archive_after: Duration::from_secs(3_600),
             keep_finished: Some(Duration::from_secs(7 * 24 * 3_600)),
+            keep_audit: None,
         };
-        let engine = Arc::new(FakeHost::new(folder).engine());
+        let engine = Arc::new(FakeHost::new(folder.clone()).engine());
         let parts = NodeParts { records: records.clone(), blobs: self.blobs.clone(), engine };
         let node = node::start(config, parts).await.with_context(|| format!("node {number}"))?;
         if number >= APIS {
             return Ok((node, None));
         }
+        let access = Access::new(address, None, Arc::clone(records.store()));
         let api = Api {
             capacity: Arc::new(GroupCapacity::new(records.clone())),
+            index: Arc::new(JobIndex::new(records.clone())),
             fullness: Arc::new(Fullness::new(Arc::clone(records.store()))),
+            images: Images::new(Arc::clone(records.store()), self.blobs.clone()),
+            pulls: Arc::new(Pulls::new(Vec::new())),
+            work_dir: folder.join("work"),
+            quotas: Arc::new(Quotas::new(Arc::clone(records.store()))),
             records,
             blobs: self.blobs.clone(),
             live_logs: node.live_logs(),
             peers: Peers::new(node.incarnation().clone(), None)?,
-            access: Arc::new(Access { address, token: None }),
+            access: Arc::new(access),
+            fairness: Arc::new(Fairness::new(None)),
+            events: Feed::default(),
+            certificates: None,
             stopping: CancellationToken::new(),
         };
         tokio::spawn(api::serve(listener, api));

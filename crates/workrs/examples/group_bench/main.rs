@@ -55,7 +55,7 @@ async fn obey(group: &mut Group, load: &mut Load, line: &str) -> anyhow::Result<
     match words.first().copied() {
         Some("nodes") => timed(group.grow(number(1)? as usize)).await,
         Some("put") => Ok(load.put(number(1)?).await?.shown()),
-        Some("hold") => timed(load.hold(group.size())).await,
+        Some("hold") => timed(Box::pin(load.hold(group.size()))).await,
         Some("submit") => Ok(load.submit(number(1)?, number(2)?).await?.shown()),
         Some("post") => Ok(load.post(group.addresses(), number(1)?, number(2)?).await?.shown()),
         Some("release") => timed(load.release()).await,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use tokio::{sync::Mutex, time::Instant};
-use workrs_core::spec::{JobSpec, format_size};
+use workrs_core::spec::{JobSpec, Network, format_size};
 use workrs_store::{records::Records, state::StateError};
 
 use super::Problem;
@@ -18,12 +19,13 @@ pub struct GroupCapacity {
     known: Mutex<Option<(Instant, Largest)>>,
 }
 
-/// The most that a node has of each; of no nodes nothing is known.
+/// The most that a node has, or allows, of each; of no nodes nothing is known.
 #[derive(Debug, Clone, Copy)]
 struct Largest {
     cpus_milli: Option<u64>,
     memory_bytes: Option<u64>,
     disk_bytes: Option<u64>,
+    network: Option<Network>,
 }
 
 impl GroupCapacity {
@@ -56,10 +58,16 @@ impl Largest {
             cpus_milli: most(|node| u64::from(node.cpus_milli)),
             memory_bytes: most(|node| node.memory_bytes),
             disk_bytes: most(|node| node.disk_bytes),
+            network: nodes.iter().map(|node| node.network).max_by_key(|network| *network == Network::Host),
         })
     }
 
     fn admits(&self, spec: &JobSpec) -> Result<(), Problem> {
+        if self.network.is_some_and(|allowed| !spec.network.is_within(allowed)) {
+            let detail = "no node of the group lets jobs use its network";
+            let hint = "bring the data as inputs, or start a node with --allow-network host";
+            return Err(no_room("network", detail).hint(hint));
+        }
         let limits = [
             ("cpus", u64::from(spec.cpus_milli), self.cpus_milli),
             ("memory", spec.memory_bytes, self.memory_bytes),
@@ -75,8 +83,32 @@ impl Largest {
             };
             let detail =
                 format!("the job asks for {}, the largest node of the group has {}", show(wanted), show(largest));
-            return Err(Problem::invalid(field, detail).hint("ask for less, or start a larger node"));
+            return Err(no_room(field, &detail).hint("ask for less, or start a larger node"));
         }
         Ok(())
+    }
+}
+
+/// The job is right, and the group as it is now has no place for it.
+fn no_room(field: &str, detail: &str) -> Problem {
+    let detail = format!("{field}: {detail}");
+    Problem::new(StatusCode::CONFLICT, "no-room", "the job cannot be accepted", detail).field(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_node_allows_is_refused_and_what_may_yet_come_waits() {
+        let largest = |network| Largest { cpus_milli: None, memory_bytes: None, disk_bytes: None, network };
+        let mut spec = JobSpec::new("n", vec!["true".to_owned()]);
+        assert!(largest(Some(Network::None)).admits(&spec).is_ok());
+        spec.network = Network::Host;
+        assert!(largest(Some(Network::Host)).admits(&spec).is_ok());
+        assert!(largest(None).admits(&spec).is_ok(), "there are no nodes yet");
+        let refused = largest(Some(Network::None)).admits(&spec).unwrap_err();
+        assert_eq!(refused.detail, "network: no node of the group lets jobs use its network");
+        assert!(refused.hint.unwrap().contains("--allow-network host"));
     }
 }

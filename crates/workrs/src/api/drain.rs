@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use workrs_core::{
@@ -19,7 +16,8 @@ use workrs_store::{
     values,
 };
 
-use super::{Api, Problem};
+use super::{Api, Problem, extract::Path};
+use crate::access::{Caller, Role};
 
 /// Tries to take a drain back while the answers are lost.
 const TRIES: u32 = 5;
@@ -49,7 +47,12 @@ pub struct DrainView {
 
 /// Drains a node: it takes no more jobs, saves those that it has and gives them back. To ask twice is to ask once.
 #[utoipa::path(post, path = "/api/v1/nodes/{name}/drain", params(("name" = String, Path)), responses((status = 200, body = DrainView), (status = "default", body = Problem)))]
-pub async fn drain(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<DrainView>, Problem> {
+pub async fn drain(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<DrainView>, Problem> {
+    caller.must_be(Role::Admin)?;
     let node = NodeId::new(name)?;
     let view = known(&api, &node, true).await?;
     let since = fresh::now();
@@ -63,7 +66,12 @@ pub async fn drain(State(api): State<Api>, Path(name): Path<String>) -> Result<J
 
 /// Lets a node take jobs again. To ask twice is to ask once.
 #[utoipa::path(delete, path = "/api/v1/nodes/{name}/drain", params(("name" = String, Path)), responses((status = 200, body = DrainView), (status = "default", body = Problem)))]
-pub async fn undo(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<DrainView>, Problem> {
+pub async fn undo(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<Json<DrainView>, Problem> {
+    caller.must_be(Role::Admin)?;
     let node = NodeId::new(name)?;
     let view = known(&api, &node, false).await?;
     let mut tries = 0;

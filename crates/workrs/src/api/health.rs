@@ -84,7 +84,14 @@ fn room(usage: &Usage) -> Result<(), Problem> {
     ))
 }
 
+/// Whether the process lives. Whatever watches it has no token.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "it is so", body = String, content_type = "text/plain")), security(()))]
+pub async fn alive() -> &'static str {
+    "ok\n"
+}
+
 /// Whether this node can do its work: its stores answer.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, description = "it is so", body = String, content_type = "text/plain"), (status = 503, description = "it is not", body = Problem, content_type = "application/problem+json")))]
 pub async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
     let state = async { api.records.store().list(keys::NODES, None, 1).await.map_err(Problem::from) };
     let blobs = async {
@@ -110,6 +117,7 @@ pub async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
 }
 
 /// This node's figures in the form that Prometheus reads.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "it is so", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(api): State<Api>) -> impl IntoResponse {
     if let Some(usage) = api.fullness.usage().await {
         metrics::STATE_USED.set(usage.used_bytes as f64);

@@ -1,21 +1,34 @@
 //! The log of a job, as plain text or as events.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
-    extract::{Path, Query, State},
-    http::header,
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{HeaderMap, header},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::{StreamExt, future, stream};
+use futures::{Stream, StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
-use workrs_core::id::JobId;
+use workrs_core::{
+    id::JobId,
+    job::{JobRecord, JobState},
+};
+use workrs_store::blobs::Blobs;
 
-use super::{Api, Problem, jobs::find};
-use crate::joblog::{self, LogEvent, LogSources, OFFSET_HEADER};
+use super::{
+    Api, Problem,
+    download::{self, Wanted},
+    extract::{Path, Query},
+    jobs::find,
+};
+use crate::{
+    access::{Caller, Role},
+    joblog::{self, LogError, LogEvent, LogSources, OFFSET_HEADER},
+};
 
 /// After this long without an event there comes an empty line, so that whoever reads knows that somebody is there.
 pub const QUIET: Duration = Duration::from_secs(10);
@@ -23,6 +36,7 @@ pub const QUIET: Duration = Duration::from_secs(10);
 /// Which part of a log, and how.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// From this byte on.
     offset: Option<u64>,
@@ -84,11 +98,13 @@ impl From<LogEvent> for LogLine {
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/logs", params(("id" = String, Path), LogQuery), responses((status = 200, body = String, content_type = "text/plain"), (status = "default", body = Problem)))]
 pub async fn logs(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(query): Query<LogQuery>,
+    conditions: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
-    find(&api, &id).await?;
+    let record = find(&api, &caller, &id).await?;
     let as_events = match query.format.as_deref() {
         None | Some("text") => false,
         Some("events") => true,
@@ -96,6 +112,25 @@ pub async fn logs(
             return Err(Problem::bad_request(format!("{other:?} is not one of text, events")).field("format"));
         }
     };
+    let mut headers = AppendHeaders(vec![
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ]);
+    if let JobState::Finished { at, log_bytes, .. } = record.state
+        && query.offset.is_none()
+        && !as_events
+    {
+        // It does not change any more, unless a lost job runs on.
+        let tag = download::tag(format!("{}-{log_bytes}", at.as_millis()));
+        let wanted = Wanted::read(&conditions, log_bytes, &tag)?;
+        if wanted != Wanted::Whole {
+            let (status, head) = wanted.head(log_bytes, &tag);
+            headers.0.extend(head);
+            return Ok((status, headers, Body::from_stream(stored(api.blobs, record, wanted.bytes(log_bytes))))
+                .into_response());
+        }
+        headers.0.extend([(header::ETAG, tag), (header::ACCEPT_RANGES, "bytes".to_owned())]);
+    }
     let from = query.offset.unwrap_or(0);
     let stopping = api.stopping.clone();
     let sources = LogSources { records: api.records, blobs: api.blobs, live: api.live_logs, peers: api.peers };
@@ -112,8 +147,16 @@ pub async fn logs(
     }
     let mut printed = from;
     let text = events.filter_map(move |event| future::ready(printable(event, &mut printed)));
-    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Ok((headers, Body::from_stream(text)).into_response())
+}
+
+/// Bytes of a finished job's log.
+fn stored(blobs: Blobs, record: JobRecord, bytes: Range<u64>) -> impl Stream<Item = Result<Bytes, LogError>> {
+    stream::try_unfold((bytes.start, blobs, record), move |(at, blobs, record)| async move {
+        let piece = joblog::read_stored(&blobs, &record, at, bytes.end).await?;
+        let next = at + piece.len() as u64;
+        Ok((!piece.is_empty()).then_some((piece, (next, blobs, record))))
+    })
 }
 
 fn line(event: LogEvent) -> Result<Bytes, std::io::Error> {
@@ -125,6 +168,7 @@ fn line(event: LogEvent) -> Result<Bytes, std::io::Error> {
 /// Which attempt, and which part of what it prints.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LiveQuery {
     /// The attempt.
     epoch: u64,
@@ -136,13 +180,16 @@ pub struct LiveQuery {
 }
 
 /// What an attempt that runs on this very node prints, as it is; the header `x-workrs-offset` says from which byte of
-/// the job's log on. For nodes among themselves: what runs elsewhere is not found here.
+/// the job's log on. For nodes among themselves, and admins:
+/// what runs elsewhere is not found here.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/logs/live", params(("id" = String, Path), LiveQuery), responses((status = 200, body = String, content_type = "application/octet-stream"), (status = "default", body = Problem)))]
 pub async fn live(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(query): Query<LiveQuery>,
 ) -> Result<Response, Problem> {
+    caller.must_be(Role::Admin)?;
     let log = api.live_logs.get(&JobId::new(id)?).filter(|log| log.epoch.0 == query.epoch);
     let log = log.ok_or_else(|| Problem::not_found("this node does not run that attempt"))?;
     let from = if query.offset > *log.len.borrow() { log.from } else { query.offset };

@@ -1,11 +1,13 @@
 //! The files that a job left.
 
+use std::ops::Range;
+
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
-    extract::{Path, Query, State},
-    http::header,
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{HeaderMap, header},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -18,21 +20,30 @@ use workrs_core::{
 };
 use workrs_store::blobs::{BlobError, Blobs};
 
-use super::{Api, OutputLinkView, OutputView, OutputsView, Problem, jobs::find};
-use crate::node::{ARCHIVE_NAME, FileEntry, FileIndex, folder_of, read_index};
+use super::{
+    Api, OutputLinkView, OutputView, OutputsView, Problem,
+    download::{self, Wanted},
+    extract::{Path, Query},
+    jobs::find,
+};
+use crate::{
+    access::Caller,
+    node::{ARCHIVE_NAME, FileEntry, FileIndex, folder_of, read_index},
+};
 
 const PIECE: u64 = 4 << 20;
 
 /// In which form.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct OutputQuery {
     /// `tar`: everything in one archive.
     archive: Option<String>,
 }
 
-async fn index(api: &Api, id: &JobId) -> Result<Option<(BlobRef, FileIndex)>, Problem> {
-    match find(api, id).await?.state {
+pub(super) async fn index(api: &Api, caller: &Caller, id: &JobId) -> Result<Option<(BlobRef, FileIndex)>, Problem> {
+    match find(api, caller, id).await?.state {
         JobState::Finished { outputs: Some(blob), .. } => {
             let files = read_index(&api.blobs, &blob).await?;
             Ok(Some((blob, files)))
@@ -52,11 +63,12 @@ async fn index(api: &Api, id: &JobId) -> Result<Option<(BlobRef, FileIndex)>, Pr
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/outputs", params(("id" = String, Path), OutputQuery), responses((status = 200, body = OutputsView), (status = "default", body = Problem)))]
 pub async fn list(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(query): Query<OutputQuery>,
 ) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
-    let found = index(&api, &id).await?;
+    let found = index(&api, &caller, &id).await?;
     match query.archive.as_deref() {
         None => {
             let files = found.map(|(_, files)| files).unwrap_or_default();
@@ -133,42 +145,67 @@ fn tar_header(path: &str, len: u64, mode: u32, link: Option<&str>) -> Result<Byt
 
 type Content = futures::stream::BoxStream<'static, Result<Bytes, BlobError>>;
 
+/// Streams a file. One that is sent whole is verified at its end.
 async fn content(blobs: &Blobs, index: &BlobRef, number: usize, file: &FileEntry) -> Result<Content, BlobError> {
-    let folder = folder_of(&index.name);
-    let Some(offset) = file.offset else {
-        let blob = BlobRef { name: format!("{folder}{number}"), hash: file.hash, len: file.len };
-        return Ok(blobs.stream(&blob).await?.boxed());
+    if file.offset.is_some() {
+        return Ok(part(blobs, index, number, file, 0..file.len));
+    }
+    let blob = BlobRef { name: own_blob(index, number), hash: file.hash, len: file.len };
+    Ok(blobs.stream(&blob).await?.boxed())
+}
+
+/// The blob of a file that does not lie in the archive.
+fn own_blob(index: &BlobRef, number: usize) -> String {
+    format!("{}{number}", folder_of(&index.name))
+}
+
+/// Streams some bytes of a file.
+fn part(blobs: &Blobs, index: &BlobRef, number: usize, file: &FileEntry, bytes: Range<u64>) -> Content {
+    let (name, offset) = match file.offset {
+        Some(offset) => (format!("{}{ARCHIVE_NAME}", folder_of(&index.name)), offset),
+        None => (own_blob(index, number), 0),
     };
-    let (blobs, name, len) = (blobs.clone(), format!("{folder}{ARCHIVE_NAME}"), file.len);
-    let pieces = futures::stream::unfold(0, move |at| {
+    let blobs = blobs.clone();
+    let pieces = futures::stream::unfold(bytes.start, move |at| {
         let (blobs, name) = (blobs.clone(), name.clone());
         async move {
-            let end = len.min(at + PIECE);
+            let end = bytes.end.min(at + PIECE);
             if at == end {
                 return None;
             }
             Some((blobs.get_range(&name, offset + at..offset + end).await, end))
         }
     });
-    Ok(pieces.boxed())
+    pieces.boxed()
 }
 
-/// Downloads one output. It is data, whatever it is: browsers are told never to show it as a page.
+/// Downloads one output, or a range of its bytes. It is data, whatever it is: browsers are told never to show it as a page.
 #[utoipa::path(get, path = "/api/v1/jobs/{id}/outputs/{path}", params(("id" = String, Path), ("path" = String, Path)), responses((status = 200, content_type = "application/octet-stream"), (status = "default", body = Problem)))]
-pub async fn file(State(api): State<Api>, Path((id, path)): Path<(String, String)>) -> Result<Response, Problem> {
+pub async fn file(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((id, path)): Path<(String, String)>,
+    conditions: HeaderMap,
+) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
     let not_found = || Problem::not_found(format!("job {id} has no output {path:?}"));
-    let (blob, files) = index(&api, &id).await?.ok_or_else(not_found)?;
+    let (blob, files) = index(&api, &caller, &id).await?.ok_or_else(not_found)?;
     let (number, file) = files.files.iter().enumerate().find(|(_, file)| file.path == path).ok_or_else(not_found)?;
-    let headers = [
+    let tag = download::tag(file.hash);
+    let wanted = Wanted::read(&conditions, file.len, &tag)?;
+    let content = match &wanted {
+        Wanted::NotModified => futures::stream::empty().boxed(),
+        Wanted::Whole => content(&api.blobs, &blob, number, file).await?,
+        Wanted::Part(bytes) => part(&api.blobs, &blob, number, file, bytes.clone()),
+    };
+    let (status, mut headers) = wanted.head(file.len, &tag);
+    headers.extend([
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, file.len.to_string()),
         (header::CONTENT_DISPOSITION, "attachment".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (header::CONTENT_SECURITY_POLICY, "sandbox".to_owned()),
-    ];
-    let content = content(&api.blobs, &blob, number, file).await?;
-    Ok((headers, Body::from_stream(content)).into_response())
+    ]);
+    Ok((status, AppendHeaders(headers), Body::from_stream(content)).into_response())
 }
 
 impl From<FileIndex> for OutputsView {

@@ -16,6 +16,7 @@ use workrs_core::{
 };
 use workrs_store::{blobs::BlobError, records::RecordError, state::StateError};
 
+use super::kinds;
 use crate::node::InvalidPath;
 
 /// What went wrong, why, and what to do.
@@ -41,6 +42,10 @@ pub struct Problem {
 impl Problem {
     /// A problem of a stable `kind`.
     pub fn new(status: StatusCode, kind: &str, title: &str, detail: impl Display) -> Self {
+        debug_assert!(
+            kinds::find(kind).is_some_and(|known| known.status == status.as_u16()),
+            "{kind} with {status} is not on the list of kinds (api/kinds.rs)"
+        );
         Self {
             kind: format!("urn:workrs:problem:{kind}"),
             title: title.to_owned(),
@@ -49,6 +54,12 @@ impl Problem {
             hint: None,
             field: None,
         }
+    }
+
+    /// Whether another node may answer otherwise, or this one later.
+    pub fn is_passing(&self) -> bool {
+        let passing = [":registry-unavailable", ":rate-limited"];
+        self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16() || passing.iter().any(|kind| self.kind.ends_with(kind))
     }
 
     /// Says what to do.
@@ -77,16 +88,32 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-job", "the job cannot be accepted", detail).field(field)
     }
 
+    /// The body is longer than what this takes.
+    pub fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "the request is too large",
+            "its body is longer than what this address takes",
+        )
+    }
+
     /// There is no such thing.
     pub fn not_found(what: impl Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such thing", what)
     }
 }
 
+/// The kind of problem that an answer tells of, in its extensions: for whoever takes notes.
+#[derive(Debug, Clone)]
+pub(super) struct ProblemKind(pub(super) String);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = self.kind.rsplit(':').next().unwrap_or_default().to_owned();
         let mut response = (status, Json(self)).into_response();
+        response.extensions_mut().insert(ProblemKind(kind));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }

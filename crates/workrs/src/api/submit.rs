@@ -1,30 +1,43 @@
 //! Takes jobs: streams the inputs to blobs first, then creates the record. Once the answer is out, the job is
-//! durable; before it, nothing of the submit counts.
+//! durable, and so is its image; before it, nothing of the submit counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
-    Json,
-    extract::{FromRequest, Multipart, Query, Request, State, multipart::Field},
-    http::{StatusCode, header},
+    Extension, Json,
+    extract::{FromRequest, Multipart, Request, State, multipart::Field},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
 use workrs_core::{
+    hash::ContentHash,
     id::{InvalidName, JobId, OperationId, Owner},
     job::{BlobRef, JobRecord},
-    keys::BlobNames,
-    spec::{command_for_script, format_size},
+    keys::{self, BlobNames},
+    spec::{JobSpec, format_size},
 };
 use workrs_store::{
     blobs::Blobs,
     fresh,
     records::{RecordError, Submitted},
+    state::Condition,
 };
 
-use super::{Api, JobView, Problem, SubmitRequest, jobs::SETTLE};
-use crate::node::{FileEntry, FileIndex, INDEX_NAME, check_path};
+use super::{
+    Api, JobView, Problem, SubmitRequest,
+    extract::{Query, begins_an_object},
+    images,
+    jobs::SETTLE,
+    program::{Program, Script},
+    quotas,
+};
+use crate::{
+    access::{Caller, Role},
+    images::ImageError,
+    node::{FileEntry, FileIndex, INDEX_NAME, check_path},
+};
 
 /// The most input files of one job.
 const MAX_INPUTS: usize = 10_000;
@@ -32,14 +45,23 @@ const MAX_INPUTS: usize = 10_000;
 const MAX_TEXT: usize = 64 << 10;
 /// As much of a script's beginning as is needed to tell what it is.
 const HEAD: usize = 64;
+/// Tries of a submit whose image is removed again and again.
+const TRIES: u32 = 3;
 /// How long a refused upload may go on.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// The header by which a client names a submit without choosing an id.
+const KEY_HEADER: &str = "idempotency-key";
+/// The longest such name.
+const MAX_KEY: usize = 255;
+/// As much of its hash as makes an id that no other key has.
+const KEY_DIGITS: usize = 40;
 /// The header of an input part that carries its permission bits in octal.
 pub const MODE_HEADER: &str = "x-workrs-mode";
 
 /// How to submit.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct SubmitQuery {
     /// The job's id, so that a retry is the same job.
     id: Option<String>,
@@ -50,15 +72,19 @@ pub struct SubmitQuery {
 #[utoipa::path(post, path = "/api/v1/jobs", params(SubmitQuery), request_body(content = SubmitRequest), responses((status = 201, body = JobView, description = "accepted and durable"), (status = 200, body = JobView, description = "accepted before"), (status = "default", body = Problem)))]
 pub async fn submit(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Query(query): Query<SubmitQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
+    caller.must_be(Role::User)?;
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.to_ascii_lowercase();
+    let id_of_key = id_of_key(request.headers(), &caller.owner)?;
     let received = if content_type.starts_with("multipart/form-data") {
         let mut form = Multipart::from_request(request, &()).await.map_err(Problem::bad_request)?;
         let received = match api.fullness.check().await {
-            Ok(()) => receive(&api.blobs, &mut form, query.id).await,
+            Ok(()) => receive(&api.blobs, &mut form, query.id.or(id_of_key)).await,
             Err(full) => Err(full),
         };
         if received.is_err() {
@@ -67,10 +93,9 @@ pub async fn submit(
         received?
     } else if content_type.starts_with("application/json") {
         let body = axum::body::to_bytes(request.into_body(), MAX_TEXT).await;
-        let body = body
-            .map_err(|_| Problem::bad_request(format!("the body is longer than {}", format_size(MAX_TEXT as u64))))?;
+        let body = body.map_err(|_| Problem::too_large())?;
         let request: SubmitRequest = parse_json(&body)?;
-        let id = choose_id(query.id.or_else(|| request.id.clone()))?;
+        let id = choose_id(query.id.or_else(|| request.id.clone()).or(id_of_key))?;
         api.fullness.check().await?;
         Received { request, script: None, upload: Upload::new(&api.blobs, id) }
     } else {
@@ -83,12 +108,27 @@ pub async fn submit(
         )
         .hint("try: curl -F script=@train.py http://127.0.0.1:7480/api/v1/jobs"));
     };
-    accept(&api, received).await
+    accept(&api, &caller, received).await
 }
 
-fn parse_json(bytes: &[u8]) -> Result<SubmitRequest, Problem> {
+pub(super) fn parse_json(bytes: &[u8]) -> Result<SubmitRequest, Problem> {
+    if !bytes.is_empty() && !begins_an_object(bytes) {
+        return Err(Problem::bad_request("the job's JSON is not an object").field("spec"));
+    }
     serde_json::from_slice(bytes)
         .map_err(|error| Problem::bad_request(format!("the job's JSON is not valid: {error}")).field("spec"))
+}
+
+/// The id that a client's `Idempotency-Key` means: the same for the same owner and key, and no one else's.
+fn id_of_key(headers: &HeaderMap, owner: &Owner) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get(KEY_HEADER) else { return Ok(None) };
+    let key = key.as_bytes();
+    if !(1..=MAX_KEY).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic) {
+        let detail = format!("it must have 1 to {MAX_KEY} printable ASCII characters without spaces");
+        return Err(Problem::bad_request(detail).field(KEY_HEADER));
+    }
+    let hash = ContentHash::of(&[owner.as_str().as_bytes(), b"/", key].concat());
+    Ok(Some(format!("key-{}", &hash.to_string()[..KEY_DIGITS])))
 }
 
 fn choose_id(id: Option<String>) -> Result<JobId, InvalidName> {
@@ -102,16 +142,29 @@ struct Received {
     upload: Upload,
 }
 
-struct Script {
-    name: String,
-    head: Vec<u8>,
+async fn accept(api: &Api, caller: &Caller, received: Received) -> Result<Response, Problem> {
+    let Received { request, script, mut upload } = received;
+    let mut inputs = None;
+    for _ in 0..TRIES {
+        let image = images::choose(api, &caller.owner, request.image.as_deref(), &upload.id).await?;
+        let program = Program::new(&request, script.as_ref(), !upload.files.is_empty(), image.as_ref())?;
+        let spec = request.resolve(program)?;
+        check(api, caller, &spec, &upload).await?;
+        if inputs.is_none() {
+            inputs = upload.finish().await?;
+        }
+        // Without its image, which was removed at this very moment and is brought again, there is no job.
+        if let Some((status, record)) = create(api, caller, spec, inputs.clone(), &mut upload).await? {
+            let location = format!("/api/v1/jobs/{}", record.id);
+            return Ok((status, [(header::LOCATION, location)], Json(JobView::from(&record))).into_response());
+        }
+    }
+    Err(ImageError::Unsettled.into())
 }
 
-async fn accept(api: &Api, received: Received) -> Result<Response, Problem> {
-    let Received { request, script, mut upload } = received;
-    let (command, default_name) = command(&request, script.as_ref())?;
-    let spec = request.resolve(command, &default_name)?;
-    let input_bytes: u64 = upload.files.iter().map(|file| file.len).sum();
+/// Refuses what no node could run, or its owner may not have.
+async fn check(api: &Api, caller: &Caller, spec: &JobSpec, upload: &Upload) -> Result<(), Problem> {
+    let input_bytes = upload.input_bytes();
     if input_bytes > spec.disk_bytes {
         let detail = format!(
             "the inputs have {} and the job's disk only {}",
@@ -120,44 +173,43 @@ async fn accept(api: &Api, received: Received) -> Result<Response, Problem> {
         );
         return Err(Problem::invalid("disk", detail).hint("ask for a larger disk (--disk)"));
     }
-    let capacity = tokio::time::timeout(SETTLE, api.capacity.check(&spec)).await;
-    capacity.map_err(|_| RecordError::Unavailable("it does not answer; nothing was accepted".to_owned()))??;
-    let inputs = upload.finish().await?;
-    let owner = Owner::new("local")?;
-    let record = JobRecord::submitted(upload.id.clone(), owner, spec, inputs, fresh::now());
-    let submitted = tokio::time::timeout(SETTLE, api.records.submit(record, &upload.operation)).await;
-    let (status, record) = match submitted {
+    let checks = async {
+        api.capacity.check(spec).await?;
+        // A job that was accepted is told again, whatever its owner has by now.
+        let is_known = api.records.get(&upload.id).await?.is_some();
+        if is_known { Ok(()) } else { quotas::check(api, &caller.owner, spec, input_bytes).await }
+    };
+    let checked = tokio::time::timeout(SETTLE, checks).await;
+    checked.map_err(|_| RecordError::Unavailable("it does not answer; nothing was accepted".to_owned()))?
+}
+
+/// Creates the record while the job's image stands; `None` if it does not.
+async fn create(
+    api: &Api,
+    caller: &Caller,
+    spec: JobSpec,
+    inputs: Option<BlobRef>,
+    upload: &mut Upload,
+) -> Result<Option<(StatusCode, JobRecord)>, Problem> {
+    let guards: Vec<_> = spec.image_digest.iter().map(|digest| Condition::Present(keys::image(digest))).collect();
+    let mut record = JobRecord::submitted(upload.id.clone(), caller.owner.clone(), spec, inputs, fresh::now());
+    record.input_bytes = upload.input_bytes();
+    let submitted = tokio::time::timeout(SETTLE, api.records.submit_if(record, &guards, &upload.operation)).await;
+    match submitted {
         Ok(Ok(Submitted::New(record))) => {
             upload.keep();
-            (StatusCode::CREATED, record)
+            api.quotas.queued_one_more(&caller.owner).await;
+            Ok(Some((StatusCode::CREATED, record)))
         }
-        Ok(Ok(Submitted::Existing(record))) => (StatusCode::OK, record),
-        Ok(Err(error)) => return Err(error.into()),
+        Ok(Ok(Submitted::Existing(record))) => Ok(Some((StatusCode::OK, record))),
+        Ok(Err(RecordError::GuardFailed)) => Ok(None),
+        Ok(Err(error)) => Err(error.into()),
         Err(_) => {
             // It may have been accepted: its inputs must stay.
             upload.keep();
-            return Err(RecordError::Unavailable(
-                "it does not answer; whether the job was accepted is unknown".to_owned(),
-            )
-            .into());
+            let reason = "it does not answer; whether the job was accepted is unknown".to_owned();
+            Err(RecordError::Unavailable(reason).into())
         }
-    };
-    let location = format!("/api/v1/jobs/{}", record.id);
-    Ok((status, [(header::LOCATION, location)], Json(JobView::from(&record))).into_response())
-}
-
-fn command(request: &SubmitRequest, script: Option<&Script>) -> Result<(Vec<String>, String), Problem> {
-    match (script, request.command.first()) {
-        (Some(script), None) => {
-            Ok((command_for_script(&script.name, &script.head, &request.args)?, script.name.clone()))
-        }
-        (None, Some(program)) if request.args.is_empty() => {
-            let name = program.rsplit('/').next().unwrap_or(program);
-            Ok((request.command.clone(), name.to_owned()))
-        }
-        (None, Some(_)) => Err(Problem::invalid("args", "are for scripts; a command carries its own arguments")),
-        (Some(_), Some(_)) => Err(Problem::invalid("command", "give a script or a command, not both")),
-        (None, None) => Err(Problem::invalid("command", "there is nothing to run: give a script or a command")),
     }
 }
 
@@ -176,7 +228,10 @@ async fn receive(blobs: &Blobs, form: &mut Multipart, id: Option<String>) -> Res
                     Some(upload) => upload,
                     None => upload.insert(Upload::new(blobs, choose_id(id.take())?)),
                 };
-                let path = field.file_name().unwrap_or_default().to_owned();
+                let path = match field.file_name() {
+                    Some(name) => name.to_owned(),
+                    None => unnamed(&name, upload.files.len()),
+                };
                 let head = upload.file(field, &path, name == "script").await?;
                 if name == "script" {
                     if path.contains('/') {
@@ -219,6 +274,11 @@ async fn receive(blobs: &Blobs, form: &mut Multipart, id: Option<String>) -> Res
     Ok(Received { request, script, upload })
 }
 
+/// What a file is called that its sender did not name.
+fn unnamed(part: &str, number: usize) -> String {
+    if part == "script" { part.to_owned() } else { format!("{part}-{number}") }
+}
+
 /// Throws away what a refused upload still sends, for a while: a client that finds the connection closed while it
 /// writes never reads why.
 async fn drain(form: &mut Multipart) {
@@ -248,7 +308,7 @@ async fn text(mut field: Field<'_>) -> Result<String, Problem> {
 }
 
 /// Puts form fields over what the JSON said. `env` and `constraints` are `KEY=VALUE`, lists may repeat.
-fn merge(request: SubmitRequest, texts: BTreeMap<String, Vec<String>>) -> Result<SubmitRequest, Problem> {
+pub(super) fn merge(request: SubmitRequest, texts: BTreeMap<String, Vec<String>>) -> Result<SubmitRequest, Problem> {
     let mut json = serde_json::to_value(request).map_err(Problem::bad_request)?;
     for (name, values) in texts {
         let slot = &mut json[name.as_str()];
@@ -283,6 +343,10 @@ struct Upload {
 impl Upload {
     fn new(blobs: &Blobs, id: JobId) -> Self {
         Self { blobs: blobs.clone(), id, operation: fresh::operation(), files: Vec::new(), keep: false }
+    }
+
+    fn input_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.len).sum()
     }
 
     fn prefix(&self) -> String {

@@ -1,5 +1,16 @@
 //! Several nodes' APIs in one process, over one state and real connections.
 
+mod contract;
+mod fairness;
+mod images;
+mod login;
+mod matrix;
+mod owners;
+mod quotas;
+mod tls;
+
+use std::path::Path;
+
 use futures::StreamExt;
 use tokio::{sync::watch, task::JoinHandle};
 use workrs_core::{
@@ -19,6 +30,7 @@ use super::*;
 use crate::{
     client::{Client, ClientError},
     joblog::{LiveLog, Segment, store_segment},
+    tls::Fingerprint,
     wire::GROUP_BLOB,
 };
 
@@ -40,16 +52,60 @@ impl Group {
     }
 
     async fn submit(&self, id: &str) -> JobId {
+        self.submit_for("local", id).await
+    }
+
+    async fn submit_for(&self, owner: &str, id: &str) -> JobId {
         let id = JobId::new(id).unwrap();
         let spec = JobSpec::new("n", vec!["true".to_owned()]);
-        let record = JobRecord::submitted(id.clone(), Owner::new("local").unwrap(), spec, None, fresh::now());
+        let record = JobRecord::submitted(id.clone(), Owner::new(owner).unwrap(), spec, None, fresh::now());
         self.records.submit(record, &fresh::operation()).await.unwrap();
         id
+    }
+
+    /// Writes the key of a node.
+    async fn announce(&self, name: &NodeId, incarnation: &Incarnation, url: &str, certificate: Option<Fingerprint>) {
+        let info = serde_json::json!({
+            "tls_fingerprint": certificate, "name": name, "incarnation": incarnation, "address": url, "version": "0", "started_at": 0,
+            "cpus_milli": 1_000, "memory_bytes": 1_u64 << 30, "disk_bytes": 4_u64 << 30, "engine": "none",
+        });
+        let changes = vec![Change::Put(keys::node(name, incarnation), info.to_string().into(), None)];
+        let put = Transaction { conditions: Vec::new(), changes };
+        self.records.store().commit(put).await.unwrap();
+    }
+
+    /// What a node's API needs; archives stay in `work_dir` while they are read.
+    fn api(&self, incarnation: &Incarnation, access: Access, work_dir: &Path) -> Api {
+        Api {
+            records: self.records.clone(),
+            quotas: Arc::new(Quotas::new(Arc::clone(self.records.store()))),
+            blobs: self.blobs.clone(),
+            images: Images::new(Arc::clone(self.records.store()), self.blobs.clone()),
+            pulls: Arc::new(Pulls::new(Vec::new())),
+            work_dir: work_dir.to_owned(),
+            live_logs: LiveLogs::default(),
+            peers: Peers::new(incarnation.clone(), Some(TOKEN.to_owned())).unwrap(),
+            capacity: Arc::new(GroupCapacity::new(self.records.clone())),
+            index: Arc::new(JobIndex::new(self.records.clone())),
+            fullness: Arc::new(Fullness::new(Arc::clone(self.records.store()))),
+            access: Arc::new(access),
+            fairness: Arc::new(Fairness::new(None)),
+            events: Feed::default(),
+            certificates: None,
+            stopping: CancellationToken::new(),
+        }
     }
 
     async fn apply(&self, id: &JobId, event: JobEvent) {
         self.records.apply(id, &event, &[], &fresh::operation()).await.unwrap();
     }
+}
+
+/// The API of a node that runs nothing.
+fn api(group: &Group, work_dir: &Path) -> Api {
+    let address = "127.0.0.1:7480".parse().unwrap();
+    let access = Access::new(address, Some(TOKEN.to_owned()), Arc::clone(group.records.store()));
+    group.api(&fresh::incarnation(), access, work_dir)
 }
 
 /// The API of a node whose loops are played by the test.
@@ -58,36 +114,35 @@ struct TestNode {
     incarnation: Incarnation,
     url: String,
     live_logs: LiveLogs,
-    server: JoinHandle<std::io::Result<()>>,
+    /// Where archives stay while they are read.
+    work_dir: tempfile::TempDir,
+    server: JoinHandle<Result<(), TlsError>>,
 }
 
 impl TestNode {
     async fn start(group: &Group, name: &str) -> Self {
+        Self::start_showing(group, name, None, None).await
+    }
+
+    /// A node that shows these certificates, and says that it shows the one of this fingerprint.
+    async fn start_showing(
+        group: &Group,
+        name: &str,
+        certificates: Option<Arc<Certificates>>,
+        tls_fingerprint: Option<Fingerprint>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (name, incarnation) = (NodeId::new(name).unwrap(), fresh::incarnation());
-        let url = format!("http://{address}");
-        let info = serde_json::json!({
-            "name": name, "incarnation": incarnation, "address": url, "version": "0", "started_at": 0,
-            "cpus_milli": 1_000, "memory_bytes": 1_u64 << 30, "disk_bytes": 4_u64 << 30, "engine": "none",
-        });
-        let key = keys::node(&name, &incarnation);
-        let changes = vec![Change::Put(key, info.to_string().into(), None)];
-        let put = Transaction { conditions: Vec::new(), changes };
-        group.records.store().commit(put).await.unwrap();
-        let live_logs = LiveLogs::default();
-        let api = Api {
-            records: group.records.clone(),
-            blobs: group.blobs.clone(),
-            live_logs: live_logs.clone(),
-            peers: Peers::new(incarnation.clone(), Some(TOKEN.to_owned())).unwrap(),
-            capacity: Arc::new(GroupCapacity::new(group.records.clone())),
-            fullness: Arc::new(Fullness::new(Arc::clone(group.records.store()))),
-            access: Arc::new(Access { address, token: Some(TOKEN.to_owned()) }),
-            stopping: CancellationToken::new(),
-        };
+        let url = format!("{}://{address}", if certificates.is_some() { "https" } else { "http" });
+        group.announce(&name, &incarnation, &url, tls_fingerprint).await;
+        let (live_logs, work_dir) = (LiveLogs::default(), tempfile::tempdir().unwrap());
+        let access = Access::new(address, Some(TOKEN.to_owned()), Arc::clone(group.records.store()));
+        let mut api = group.api(&incarnation, access, work_dir.path());
+        api.live_logs = live_logs.clone();
+        api.certificates = certificates;
         let server = tokio::spawn(serve(listener, api));
-        Self { name, incarnation, url, live_logs, server }
+        Self { name, incarnation, url, live_logs, work_dir, server }
     }
 
     fn client(&self) -> Client {
@@ -96,6 +151,13 @@ impl TestNode {
 
     async fn get(&self, path: &str) -> (u16, String) {
         let request = reqwest::Client::builder().no_proxy().build().unwrap().get(format!("{}{path}", self.url));
+        let answer = request.bearer_auth(TOKEN).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    async fn send(&self, method: reqwest::Method, path: &str, body: &'static str) -> (u16, String) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.request(method, format!("{}{path}", self.url)).body(body);
         let answer = request.bearer_auth(TOKEN).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -171,7 +233,8 @@ async fn any_node_gives_the_log_of_a_job_that_runs_on_another() {
     let segment = Segment { epoch: Epoch(2), from: 0, to: 14 };
     store_segment(&group.blobs, &id, segment, &second.folder.path().join("log"), 0).await.unwrap();
     let (holder, outcome) = (third.holder(2), Outcome::Succeeded);
-    let finished = JobEvent::Finished { holder, at: fresh::now(), outcome, outputs: None, log_bytes: 14 };
+    let finished =
+        JobEvent::Finished { holder, at: fresh::now(), outcome, outputs: None, output_bytes: 0, log_bytes: 14 };
     group.apply(&id, finished).await;
     assert_eq!(lines.next().await.unwrap().unwrap(), LogLine::End);
 }

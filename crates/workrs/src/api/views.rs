@@ -10,6 +10,8 @@ use workrs_core::{
     plan::PlanNote,
 };
 
+use crate::index::Counts;
+
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
@@ -79,6 +81,9 @@ pub struct AttemptView {
     pub claimed_at: u64,
     /// `clean` or the checkpoint that it went on from, as `<epoch>-<seq>`.
     pub start: String,
+    /// How long the job had run at that checkpoint: what was not done again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared_ms: Option<u64>,
     /// When the program ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<u64>,
@@ -117,6 +122,12 @@ pub struct CheckpointView {
     pub run_ms: u64,
     /// How much it had printed.
     pub log_bytes: u64,
+    /// What a node must have to resume from it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<String>,
+    /// The nodes that could not resume from it, and why not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub declined: BTreeMap<String, String>,
 }
 
 /// Sums over a job's life.
@@ -310,6 +321,10 @@ impl From<&workrs_core::job::Attempt> for AttemptView {
                 Start::Clean => "clean".to_owned(),
                 Start::Checkpoint { id, .. } => id.to_string(),
             },
+            spared_ms: match attempt.start {
+                Start::Checkpoint { run_ms, .. } if run_ms > 0 => Some(run_ms),
+                Start::Checkpoint { .. } | Start::Clean => None,
+            },
             started_at: attempt.started_at.map(Timestamp::as_millis),
             ended_at: attempt.ended_at.map(Timestamp::as_millis),
             notes: attempt.notes.clone(),
@@ -341,11 +356,17 @@ impl From<&workrs_core::job::Checkpoint> for CheckpointView {
             uploaded_bytes: checkpoint.uploaded_bytes,
             run_ms: checkpoint.run_ms,
             log_bytes: checkpoint.log_bytes,
+            needs: Some(checkpoint.needs.describe()).filter(|needs| !needs.is_empty()),
+            declined: checkpoint
+                .declined
+                .iter()
+                .map(|declined| (declined.node.to_string(), declined.reason.clone()))
+                .collect(),
         }
     }
 }
 
-/// A page of jobs, in the order of their ids; drawn ids are in the order of the submits.
+/// A page of jobs. One that moved on while the page was read may be missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
     /// The jobs.
@@ -353,6 +374,49 @@ pub struct JobPage {
     /// Give it as `after` to get the next page; none behind the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// How many jobs the filter lets through.
+    #[serde(default)]
+    pub total: u64,
+    /// How many there would be of each kind without the filter's state and outcome.
+    #[serde(default)]
+    pub counts: CountsView,
+}
+
+/// How many jobs there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CountsView {
+    /// Those that wait.
+    pub queued: u64,
+    /// Those that run.
+    pub running: u64,
+    /// Those that have ended, however.
+    pub finished: u64,
+    /// Those that succeeded.
+    pub succeeded: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that were cancelled.
+    pub cancelled: u64,
+    /// Those that were lost.
+    pub lost: u64,
+}
+
+impl From<Counts> for CountsView {
+    fn from(counts: Counts) -> Self {
+        Self {
+            queued: counts.queued as u64,
+            running: counts.running as u64,
+            finished: counts.finished as u64,
+            succeeded: counts.succeeded as u64,
+            failed: counts.failed as u64,
+            cancelled: counts.cancelled as u64,
+            lost: counts.lost as u64,
+        }
+    }
+}
+
+fn no_network() -> String {
+    workrs_core::spec::Network::None.to_string()
 }
 
 /// A live node.
@@ -364,6 +428,9 @@ pub struct NodeView {
     pub incarnation: String,
     /// Where its API can be reached.
     pub address: String,
+    /// SHA-256 of the certificate that it shows there, if it makes TLS itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<String>,
     /// The version of Workrs that it runs.
     pub version: String,
     /// Since when; milliseconds since 1970-01-01T00:00:00Z.
@@ -376,8 +443,23 @@ pub struct NodeView {
     pub disk_bytes: u64,
     /// What jobs may ask for.
     pub labels: BTreeMap<String, String>,
+    /// What of its network it lets jobs use: `none` or `host`.
+    #[serde(default = "no_network")]
+    pub network: String,
     /// What runs the jobs.
     pub engine: String,
+    /// The processor architecture.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arch: String,
+    /// What the processor can do beyond the base of its architecture, as the kernel names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_features: Vec<String>,
+    /// The kernel's release.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kernel: String,
+    /// CRIU's version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub criu: String,
     /// Why it runs no jobs, if it runs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot_run: Option<String>,
@@ -387,12 +469,15 @@ pub struct NodeView {
     /// Whether it is drained: it takes no jobs and gives back those that it has.
     #[serde(default)]
     pub draining: bool,
+    /// Whether admins may make it fail, to see that jobs outlive it.
+    #[serde(default)]
+    pub drills: bool,
     /// The jobs that it runs.
     pub jobs: Vec<String>,
 }
 
 /// Output files of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputsView {
     /// The files.
     pub files: Vec<OutputView>,

@@ -1,24 +1,31 @@
 //! The commands. What a person sees says what failed, why, and what to do; what a program sees is JSON.
 
+mod audit;
 mod doctor;
 mod drain;
+mod drill;
 mod experiment;
 mod follow;
+mod image;
 mod jobs;
 mod patience;
 mod plan;
 mod print;
+mod quota;
 mod run;
 mod submit;
+mod token;
 mod up;
 
 use std::process::ExitCode;
 
+pub(crate) use self::print::{clean, job as print_job};
 use crate::{
     args::{Args, Command, ServerArgs},
-    client::{Client, ClientError},
+    client::{Client, ClientError, ConnectionError},
     config::ConfigError,
     exit_codes,
+    tls::Trust,
 };
 
 /// Does what `args` ask for.
@@ -64,7 +71,12 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Cancel(args) => jobs::cancel(args).await,
         Command::Resume(args) => jobs::resume(args).await,
         Command::Nodes(args) => jobs::nodes(args).await,
+        Command::Image(args) => image::image(args).await,
+        Command::Quota(args) => quota::quota(args).await,
+        Command::Audit(args) => audit::audit(args).await,
+        Command::Token(args) => token::token(args).await,
         Command::Drain(args) => drain::drain(args).await,
+        Command::Drill(args) => drill::drill(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Experiment(args) => experiment::experiment(*args).await,
         Command::Plan(args) => plan::plan(&args),
@@ -73,7 +85,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
 }
 
 fn client(server: &ServerArgs) -> Result<Client, ClientError> {
-    Client::new(&server.server, std::env::var("WORKRS_TOKEN").ok())
+    let trust = Trust::of(server.tls_ca.as_deref(), &server.tls_fingerprint).map_err(ConnectionError::Tls)?;
+    Client::trusting(&server.server, std::env::var("WORKRS_TOKEN").ok(), &trust)
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

@@ -46,8 +46,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_may_pass_is_borne_and_not_for_ever() {
         let refused = |status| {
+            let kind = if status == 503 { "unavailable" } else { "not-found" };
             let status = axum::http::StatusCode::from_u16(status).unwrap();
-            ClientError::Refused(Box::new(Problem::new(status, "kind", "title", "detail")))
+            ClientError::Refused(Box::new(Problem::new(status, kind, "title", "detail")))
         };
         let mut patience = Patience::new();
         assert!(patience.bear(refused(404)).await.is_err());

@@ -1,11 +1,22 @@
 //! How things look to a person.
 
+mod access;
+mod images;
+
 use std::{fmt::Write, time::Duration};
 
 use jiff::Timestamp;
 use workrs_core::spec::format_size;
 
-use crate::api::{DrainView, JobView, NodeView};
+use self::images::{familiar, short};
+pub use self::{
+    access::{audit, quota, quotas, token_created, token_revoked, tokens},
+    images::{images, imported, pulled, removed_image},
+};
+use crate::api::{DrainView, DrillView, JobView, NodeView};
+
+/// The most that is shown of what a checkpoint needs, in characters.
+const LONGEST_NEEDS: usize = 160;
 
 /// An error and what to do about it.
 pub fn error(error: &anyhow::Error, hint: Option<&str>) -> String {
@@ -112,6 +123,12 @@ pub fn nodes(nodes: &[NodeView]) -> String {
     }));
     let mut text = table(&rows);
     for node in nodes {
+        if node.network != "none" {
+            let _ = writeln!(text, "{}: jobs may use its network (--network {})", node.name, clean(&node.network));
+        }
+        if let Some(fingerprint) = &node.tls_fingerprint {
+            let _ = writeln!(text, "{}: certificate {}", node.name, clean(fingerprint));
+        }
         if node.draining {
             let _ = writeln!(text, "{}: is drained: it takes no jobs", node.name);
         }
@@ -122,6 +139,15 @@ pub fn nodes(nodes: &[NodeView]) -> String {
         }
     }
     text
+}
+
+/// A drill that a node was asked for.
+pub fn drill(view: &DrillView) -> String {
+    let name = &view.name;
+    match &view.job {
+        Some(job) => format!("node {name} is told to fail {job}; follow it with: workrs logs -f {job}\n"),
+        None => format!("node {name} is told to kill itself; see `workrs nodes` and `workrs ls`\n"),
+    }
 }
 
 /// A job that a drained node gave back, as it stands now.
@@ -175,6 +201,12 @@ pub fn job(job: &JobView) -> String {
     }
     if let Some(node) = &job.node {
         line("node", node.clone());
+    }
+    if let Some(network) = job.spec["network"].as_str().filter(|network| *network != "none") {
+        line("network", format!("{}: what it does outside may happen more than once", clean(network)));
+    }
+    if let (Some(image), Some(digest)) = (job.spec["image"].as_str(), job.spec["image_digest"].as_str()) {
+        line("image", format!("{} ({})", familiar(image), short(digest)));
     }
     line("submitted", time(job.submitted_at));
     if let Some(at) = job.finished_at {
@@ -275,12 +307,38 @@ fn checkpoints(job: &JobView) -> String {
             standing,
         ]
     }));
-    format!("\n{}", table(&rows))
+    format!("\n{}{}", table(&rows), where_to_resume(job))
+}
+
+/// As much of a text as is worth a look; `--json` has it all.
+fn beginning(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// What the checkpoint that the job would go on from needs of a node, and which nodes do not have it.
+fn where_to_resume(job: &JobView) -> String {
+    let newest = job.checkpoints.iter().rev().find(|checkpoint| checkpoint.standing == "kept");
+    let mut text = String::new();
+    if let Some(checkpoint) = newest {
+        let id = format!("checkpoint {}-{}", checkpoint.epoch, checkpoint.seq);
+        // Writing to a string cannot fail.
+        if let Some(needs) = &checkpoint.needs {
+            let _ = writeln!(text, "{id} needs {}", beginning(&clean(needs), LONGEST_NEEDS));
+        }
+        for (node, reason) in &checkpoint.declined {
+            let _ = writeln!(text, "{id} cannot be resumed on {node}: {}", clean(reason));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use workrs_core::{
+        fit::{HostNeeds, Version},
         hash::ContentHash,
         id::{Epoch, Incarnation, JobId, NodeId, Owner, Timestamp},
         job::{
@@ -315,7 +373,16 @@ mod tests {
             uploaded_bytes: 12 << 20,
             run_ms: seq * 30_000,
             log_bytes: seq * 100,
+            needs: HostNeeds {
+                engine: "runc".into(),
+                format: Some(2),
+                arch: "x86_64".into(),
+                cpu: vec!["avx".into(), "avx2".into()],
+                kernel: Version::of("6.18.5"),
+                criu: Version::of("4.2.1"),
+            },
             refused_by: Vec::new(),
+            declined: Vec::new(),
         };
         JobEvent::CheckpointCommitted { holder: holder(epoch), checkpoint }
     }
@@ -337,16 +404,23 @@ mod tests {
         let outcome = Outcome::Failed { failure: Failure::Exit { code: 3 } };
         vec![
             JobEvent::Claimed { holder: holder(1), at: at(1) },
-            JobEvent::Started { holder: holder(1), at: at(2), plan: None },
+            JobEvent::Started { holder: holder(1), at: at(2), plan: None, note: None },
             committed(1, 1),
             committed(1, 2),
             JobEvent::Planned { holder: holder(1), plan: planned() },
             JobEvent::NodeLost { holder: holder(1), at: at(70), reason: "node barn-1 died".into() },
             JobEvent::Claimed { holder: holder(2), at: at(75) },
             JobEvent::FellBack { holder: holder(2), bad, reason: "the hash of its manifest differs".into() },
-            JobEvent::Started { holder: holder(2), at: at(76), plan: None },
+            JobEvent::Started { holder: holder(2), at: at(76), plan: None, note: None },
             JobEvent::CheckpointFailed { holder: holder(2), reason: "criu: Can't dump this socket".into() },
-            JobEvent::Finished { holder: holder(2), at: at(100), outcome, outputs: None, log_bytes: 250 },
+            JobEvent::Finished {
+                holder: holder(2),
+                at: at(100),
+                outcome,
+                outputs: None,
+                output_bytes: 0,
+                log_bytes: 250,
+            },
         ]
     }
 
@@ -407,16 +481,23 @@ mod tests {
             name: name.into(),
             incarnation: "process-1".into(),
             address: format!("http://{name}:7480"),
+            tls_fingerprint: (name == "barn-1").then(|| "0123456789abcdef".repeat(4)),
             version: "0.1.0".into(),
             started_at: at(0).as_millis(),
             cpus: 4.0,
             memory_bytes: 6 << 30,
             disk_bytes: 20 << 30,
             labels: std::collections::BTreeMap::new(),
+            network: if name == "barn-1" { "host" } else { "none" }.into(),
             engine: "runc".into(),
+            arch: "x86_64".into(),
+            cpu_features: vec!["avx".into()],
+            kernel: "6.18.5".into(),
+            criu: "4.2.1".into(),
             cannot_run: (name == "shed").then(|| "runc is not there".to_owned()),
             cannot_dump: None,
             draining,
+            drills: false,
             jobs: jobs.iter().map(|job| (*job).to_owned()).collect(),
         };
         let all = [node("barn-1", false, &["job-1", "job-2"]), node("barn-2", true, &[]), node("shed", false, &[])];

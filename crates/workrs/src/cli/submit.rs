@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use workrs_core::spec::format_size;
 use workrs_store::fresh;
 
-use super::client;
+use super::{client, image};
 use crate::{
     api::{JobView, Quantity, SubmitRequest},
     args::SubmitArgs,
@@ -34,6 +34,8 @@ pub async fn submit(args: SubmitArgs) -> anyhow::Result<u8> {
 /// Uploads the job and returns once it is durable.
 pub(super) async fn hand_over(client: &Client, args: &SubmitArgs) -> anyhow::Result<JobView> {
     let (request, script, inputs) = request(args)?;
+    // Before the upload, which is not to wait for a registry.
+    image::bring_for_job(client, args.image.as_deref(), &args.pull).await?;
     let total: u64 = script.iter().chain(&inputs).map(|file| file.len).sum();
     let show = std::io::stderr().is_terminal() && total > 1 << 20;
     let shown = Arc::new(AtomicU64::new(0));
@@ -70,6 +72,7 @@ fn request(args: &SubmitArgs) -> anyhow::Result<Request> {
         id: Some(args.id.clone().unwrap_or_else(fresh::id)),
         name: args.name.clone(),
         image: args.image.clone(),
+        entrypoint: args.entrypoint.clone(),
         env: pairs("--env", &args.env)?,
         cpus: quantity(&args.cpus),
         memory: quantity(&args.memory),
@@ -89,7 +92,7 @@ fn request(args: &SubmitArgs) -> anyhow::Result<Request> {
         inputs.extend(collect_inputs(input)?);
     }
     let mut script = None;
-    if is_command(&args.work) {
+    if args.work.is_empty() || is_command(&args.work) {
         request.command.clone_from(&args.work);
     } else {
         let (file, arguments) = args.work.split_first().context("there is nothing to run")?;

@@ -13,12 +13,17 @@ use tracing_subscriber::EnvFilter;
 use workrs_core::{id::JobId, spec::format_size};
 
 use crate::{
-    api::{self, Access, Api, Fullness, GroupCapacity},
+    api::{self, Access, Api, Fairness, Feed, Fullness, GroupCapacity},
     args::UpArgs,
     config::{self, Config, Machine, Secrets},
     exit_codes,
+    images::{Images, Pulls},
+    index::JobIndex,
     joblog::Peers,
-    node, wire,
+    node,
+    quotas::Quotas,
+    tls::Certificates,
+    wire::{self, Wired},
 };
 
 /// Set once the process has a mount namespace of its own.
@@ -73,24 +78,41 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let listener =
         listener.with_context(|| format!("cannot listen on {} (choose another with --listen)", config.listen))?;
     let address = listener.local_addr()?;
-    let wired = wire::open(&Config { listen: address, ..config.clone() }).await?;
-    let _name = wired.name;
-    let (records, blobs) = (wired.parts.records.clone(), wired.parts.blobs.clone());
-    let node = node::start(wired.node.clone(), wired.parts).await?;
+    let Wired { parts, node: node_config, certificates, warnings, name: _name } =
+        wire::open(&Config { listen: address, ..config.clone() }).await?;
+    let (records, blobs) = (parts.records.clone(), parts.blobs.clone());
+    let work_dir = node_config.work_dir.clone();
+    let node = node::start(node_config, parts).await?;
     let stopping = CancellationToken::new();
     let peers = Peers::new(node.incarnation().clone(), config.token.clone()).context("cannot speak to other nodes")?;
+    let access = Access::new(address, config.token.clone(), Arc::clone(records.store()));
+    let access = access.with_tls(certificates.is_some());
     let api = Api {
         capacity: Arc::new(GroupCapacity::new(records.clone())),
+        index: Arc::new(JobIndex::new(records.clone())),
         fullness: Arc::new(Fullness::new(Arc::clone(records.store()))),
+        images: Images::new(Arc::clone(records.store()), blobs.clone()),
+        quotas: Arc::new(Quotas::new(Arc::clone(records.store()))),
         records,
         blobs,
+        pulls: Arc::new(Pulls::new(config.insecure_registries.clone())),
+        work_dir,
         live_logs: node.live_logs(),
         peers,
-        access: Arc::new(Access { address, token: config.token.clone() }),
+        access: Arc::new(access),
+        fairness: Arc::new(Fairness::new(config.rate_limit)),
+        events: Feed::default(),
+        certificates: certificates.clone(),
         stopping: stopping.clone(),
     };
     let server = tokio::spawn(api::serve(listener, api).in_current_span());
-    greet(&config, address, &node, &wired.warnings);
+    if let Some(certificates) = &certificates {
+        tokio::spawn(Arc::clone(certificates).follow_files().in_current_span());
+    }
+    greet(&config, address, &node, certificates.as_deref());
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -117,14 +139,31 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn greet(config: &Config, address: std::net::SocketAddr, node: &node::RunningNode, warnings: &[String]) {
+fn greet(
+    config: &Config,
+    address: std::net::SocketAddr,
+    node: &node::RunningNode,
+    certificates: Option<&Certificates>,
+) {
+    let scheme = if certificates.is_some() { "https" } else { "http" };
     eprintln!(
-        "node {} is up: http://{address}, {} cores, {} memory, data in {}",
+        "node {} is up: {scheme}://{address}, {} cores, {} memory, data in {}",
         config.name,
         f64::from(config.cpus_milli) / 1_000.0,
         format_size(config.memory_bytes),
         config.data_dir.display()
     );
+    if let Some(certificates) = certificates {
+        eprintln!(
+            "certificate: {} (SHA-256; clients believe it by --tls-fingerprint)",
+            *certificates.fingerprint().borrow()
+        );
+    } else if !address.ip().is_loopback() {
+        eprintln!(
+            "warning: what goes to and from {address} is not encrypted: whoever is on the way can read and change it, \
+             tokens too\nhint: use --tls self-made instead of --insecure"
+        );
+    }
     let capabilities = node.capabilities();
     if let Err(reason) = &capabilities.run {
         eprintln!("warning: this node runs no jobs: {reason}\nhint: run `workrs doctor`");
@@ -133,8 +172,5 @@ fn greet(config: &Config, address: std::net::SocketAddr, node: &node::RunningNod
             "warning: this node cannot checkpoint memory: {reason}\n\
              jobs with --checkpoint files are saved, others start anew if the node dies\nhint: run `workrs doctor`"
         );
-    }
-    for warning in warnings {
-        eprintln!("warning: {warning}");
     }
 }

@@ -14,7 +14,10 @@ use reqwest::{Method, RequestBuilder, Response};
 use workrs_store::tls;
 
 use super::ClientError;
-use crate::api::Problem;
+use crate::{
+    api::Problem,
+    tls::{TlsError, Trust},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take for an answer, or for its beginning if it is a stream. Longer than a node waits for a state
@@ -41,17 +44,33 @@ impl fmt::Display for Tried {
     }
 }
 
-/// Connections to nodes, on which one that vanishes is noticed.
-pub(crate) fn connections() -> Result<reqwest::Client, reqwest::Error> {
+/// Connections to nodes that are believed to be such, on which one that vanishes is noticed.
+pub(crate) fn connections(trust: &Trust) -> Result<reqwest::Client, ConnectionError> {
     tls::provide();
-    reqwest::Client::builder()
+    let builder = match trust.config()? {
+        Some(config) => reqwest::Client::builder().tls_backend_preconfigured(config),
+        None => reqwest::Client::builder(),
+    };
+    let client = builder
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_keepalive(KEEPALIVE_AFTER)
         .tcp_keepalive_interval(KEEPALIVE_EVERY)
         .tcp_keepalive_retries(KEEPALIVE_PROBES)
         .tcp_user_timeout(UNACKNOWLEDGED)
-        .build()
+        .build()?;
+    Ok(client)
+}
+
+/// Why there can be no connections.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The client cannot be set up.
+    #[error("cannot set up the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// What is to be believed cannot be.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// The nodes of a group. Clones share which one answered last.
@@ -64,9 +83,9 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
+    pub(super) fn new(servers: &[String], token: Option<String>, trust: &Trust) -> Result<Self, ClientError> {
         let servers: Arc<[String]> = servers.iter().map(|server| base(server)).collect();
-        let http = connections().map_err(|error| silent("this program", root_cause(&error)))?;
+        let http = connections(trust)?;
         Ok(Self { http, servers, first: Arc::default(), token: token.filter(|token| !token.is_empty()) })
     }
 
@@ -93,17 +112,21 @@ impl Endpoints {
         }
     }
 
-    /// The whole answer of the first server that gives one, each within `deadline`.
+    /// The whole answer of the first server that gives one, each within `deadline`; without one, each may take its time as
+    /// long as its connection lasts.
     pub(super) async fn whole(
         &self,
         method: &Method,
         path: &str,
-        deadline: Duration,
+        deadline: Option<Duration>,
         build: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, ClientError> {
         let mut misses = Misses::default();
         for server in self.in_turn() {
-            let request = build(self.request(server, method, path)).timeout(deadline);
+            let mut request = build(self.request(server, method, path));
+            if let Some(deadline) = deadline {
+                request = request.timeout(deadline);
+            }
             let answered = async { whole(server, begun(server, request.send().await).await?).await };
             match answered.await {
                 Ok(answer) => {
@@ -194,7 +217,9 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
     while let Some(source) = current.source() {
         current = source;
     }
-    current.to_string()
+    let reason = current.to_string();
+    // How the TLS library introduces what our own judgement of a certificate says.
+    reason.strip_prefix("unexpected error: ").unwrap_or(&reason).to_owned()
 }
 
 /// Why the servers that were asked so far did not do.
@@ -210,7 +235,7 @@ impl Misses {
     pub(super) fn add(&mut self, server: &str, error: ClientError) -> Result<(), ClientError> {
         match error {
             ClientError::Unreachable(tried) => self.tried.extend(tried),
-            ClientError::Refused(problem) if problem.status == 503 => {
+            ClientError::Refused(problem) if problem.is_passing() => {
                 self.said = Some(ClientError::Refused(problem));
             }
             ClientError::Foreign { reason, .. } => {

@@ -1,7 +1,9 @@
 //! The other end of the API. It knows several nodes of the group, and one that does not answer, or answers that it
 //! cannot now, is followed by the next ([`endpoints`]).
 
+mod access;
 mod endpoints;
+mod images;
 mod inputs;
 mod lines;
 #[cfg(test)]
@@ -18,13 +20,17 @@ use futures::Stream;
 use reqwest::Method;
 use tokio::time::Instant;
 
+pub use self::endpoints::ConnectionError;
 pub(crate) use self::endpoints::connections;
 use self::endpoints::{ANSWER_TIMEOUT, Endpoints, Misses, begun, silent, whole};
 pub use self::{
     endpoints::Tried,
     inputs::{InputFile, collect_inputs},
 };
-use crate::api::{DrainView, JobPage, JobView, LogLine, NodeView, OutputsView, Problem, SubmitRequest};
+use crate::{
+    api::{DrainView, DrillView, JobPage, JobView, LogLine, NodeView, OutputsView, Problem, SubmitRequest},
+    tls::Trust,
+};
 
 /// An upload that has not moved for so long is given up.
 const STALLED: Duration = Duration::from_secs(60);
@@ -46,6 +52,9 @@ pub enum ClientError {
         /// What is wrong.
         reason: String,
     },
+    /// No connection can be made at all.
+    #[error(transparent)]
+    Connections(#[from] ConnectionError),
     /// A file of this machine.
     #[error("cannot read {path}: {error}")]
     File {
@@ -60,11 +69,17 @@ impl ClientError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Unreachable(tried) if tried.iter().any(|tried| tried.reason.contains("certificate")) => Some(
+                "if it is the node's own, believe it by --tls-fingerprint (WORKRS_TLS_FINGERPRINT), with what `workrs up` \
+                 printed on it; if it comes from an authority of yours, by --tls-ca (WORKRS_TLS_CA)"
+                    .to_owned(),
+            ),
             Self::Unreachable(_) => {
                 Some("start a node with `workrs up`, or name one with --server or WORKRS_SERVER".to_owned())
             }
             Self::Refused(problem) => problem.hint.clone(),
             Self::Foreign { .. } => Some("check --server or WORKRS_SERVER".to_owned()),
+            Self::Connections(_) => Some("check --tls-ca and --tls-fingerprint".to_owned()),
             Self::File { .. } => None,
         }
     }
@@ -73,7 +88,7 @@ impl ClientError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Refused(problem) => problem.status == 503,
+            Self::Refused(problem) => problem.is_passing(),
             _ => false,
         }
     }
@@ -95,11 +110,16 @@ pub struct Client {
 impl Client {
     /// A client that asks `servers` in turn, beginning with the one that answered last.
     pub fn new(servers: &[String], token: Option<String>) -> Result<Self, ClientError> {
-        Ok(Self { endpoints: Endpoints::new(servers, token)? })
+        Self::trusting(servers, token, &Trust::default())
+    }
+
+    /// The same, with other certificates believed than those that the system believes.
+    pub fn trusting(servers: &[String], token: Option<String>, trust: &Trust) -> Result<Self, ClientError> {
+        Ok(Self { endpoints: Endpoints::new(servers, token, trust)? })
     }
 
     async fn json<T: serde::de::DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        self.endpoints.whole(&method, path, ANSWER_TIMEOUT, |request| request).await?.parse()
+        self.endpoints.whole(&method, path, Some(ANSWER_TIMEOUT), |request| request).await?.parse()
     }
 
     /// Hands a job over. `progress` is told the bytes that went out so far. The request has to carry an id, so that the
@@ -146,20 +166,21 @@ impl Client {
         let query = wait.map(|wait| format!("?wait={}s", wait.as_secs())).unwrap_or_default();
         let path = format!("/api/v1/jobs/{}{query}", encode(id));
         let deadline = ANSWER_TIMEOUT + wait.unwrap_or_default();
-        self.endpoints.whole(&Method::GET, &path, deadline, |request| request).await?.parse()
+        self.endpoints.whole(&Method::GET, &path, Some(deadline), |request| request).await?.parse()
     }
 
-    /// A page of jobs; it may be short and still have a next one.
+    /// A page of jobs, the oldest first.
     pub async fn jobs(
         &self,
         after: Option<&str>,
         state: Option<&str>,
         name: Option<&str>,
     ) -> Result<JobPage, ClientError> {
-        let query = [("limit", Some("500")), ("after", after), ("state", state), ("name", name)];
+        let query =
+            [("limit", Some("500")), ("order", Some("asc")), ("after", after), ("state", state), ("name", name)];
         let query: Vec<_> = query.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
         let build = |request: reqwest::RequestBuilder| request.query(&query);
-        self.endpoints.whole(&Method::GET, "/api/v1/jobs", ANSWER_TIMEOUT, build).await?.parse()
+        self.endpoints.whole(&Method::GET, "/api/v1/jobs", Some(ANSWER_TIMEOUT), build).await?.parse()
     }
 
     /// Cancels a job.
@@ -181,6 +202,12 @@ impl Client {
     pub async fn drain(&self, node: &str, draining: bool) -> Result<DrainView, ClientError> {
         let method = if draining { Method::POST } else { Method::DELETE };
         self.json(method, &format!("/api/v1/nodes/{}/drain", encode(node))).await
+    }
+
+    /// Makes a node fail, or one of its jobs.
+    pub async fn drill(&self, node: &str, job: Option<&str>) -> Result<DrillView, ClientError> {
+        let what = job.map_or_else(|| "kind=node".to_owned(), |job| format!("kind=job&job={}", encode(job)));
+        self.json(Method::POST, &format!("/api/v1/nodes/{}/drill?{what}", encode(node))).await
     }
 
     /// The list of a job's outputs.

@@ -1,6 +1,10 @@
 //! The live log of an attempt that another node runs, read through that node's API.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -13,7 +17,11 @@ use workrs_core::{
 use workrs_store::{records::Records, state::StateError};
 
 use super::{LogEvent, live::LiveEvents};
-use crate::{client, node::NodeInfo};
+use crate::{
+    client::{self, ConnectionError},
+    node::NodeInfo,
+    tls::{Fingerprint, Trust},
+};
 
 /// The header of a live log that carries the offset of its first byte: not the one that was asked for when the attempt
 /// has not come so far.
@@ -22,19 +30,41 @@ pub const OFFSET_HEADER: &str = "x-workrs-offset";
 /// How long a node that is connected may take to begin its answer, or to go on with one that has an end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connections to so many nodes are kept for the next log.
+const MOST_PINNED: usize = 64;
+
 /// The other nodes of the group, as far as logs are concerned.
 #[derive(Debug, Clone)]
 pub struct Peers {
+    /// For addresses whose certificates are judged as usual, or that have none.
     http: reqwest::Client,
+    /// For nodes that say which certificate they show.
+    pinned: Arc<Mutex<HashMap<Fingerprint, reqwest::Client>>>,
     token: Option<String>,
     own: Incarnation,
 }
 
 impl Peers {
     /// The nodes other than the process `own`; `token` is what they want to see.
-    pub fn new(own: Incarnation, token: Option<String>) -> Result<Self, reqwest::Error> {
-        let http = client::connections()?;
-        Ok(Self { http, token, own })
+    pub fn new(own: Incarnation, token: Option<String>) -> Result<Self, ConnectionError> {
+        let http = client::connections(&Trust::default())?;
+        Ok(Self { http, pinned: Arc::default(), token, own })
+    }
+
+    /// What speaks to a node: to exactly that one, if it says by which certificate it is known.
+    fn http(&self, node: &NodeInfo) -> Result<reqwest::Client, ConnectionError> {
+        let Some(fingerprint) = node.tls_fingerprint else { return Ok(self.http.clone()) };
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(http) = pinned.get(&fingerprint) {
+            return Ok(http.clone());
+        }
+        let http = client::connections(&Trust::pinned(fingerprint))?;
+        if pinned.len() >= MOST_PINNED {
+            // Of nodes that are gone, or that show another one by now.
+            pinned.clear();
+        }
+        pinned.insert(fingerprint, http.clone());
+        Ok(http)
     }
 
     /// Where the attempt's live log can be asked for; nowhere if it is this process that holds the job, or the node is
@@ -53,7 +83,14 @@ impl Peers {
         let info: NodeInfo =
             serde_json::from_slice(&entry.value).map_err(|error| StateError::Damaged(format!("{key}: {error}")))?;
         let url = format!("{}/api/v1/jobs/{job}/logs/live", info.address.trim_end_matches('/'));
-        let mut request = self.http.get(url).query(&[("epoch", holder.epoch.0)]);
+        let http = match self.http(&info) {
+            Ok(http) => http,
+            Err(error) => {
+                tracing::warn!(node = %holder.node, %error, "cannot speak to another node");
+                return Ok(None);
+            }
+        };
+        let mut request = http.get(url).query(&[("epoch", holder.epoch.0)]);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

@@ -40,6 +40,17 @@ pub static WATCH_RESTARTS: Counter = Counter::with_labels(
     "Watches of the state store that broke off and were begun anew, by what they watch.",
     &["of"],
 );
+/// Connections that were closed at once.
+pub static REFUSED_CONNECTIONS: Counter = Counter::new(
+    "workrs_refused_connections_total",
+    "Connections that were closed at once, as there were too many from their address or in all.",
+);
+/// Requests that came too fast, by what there was too much of.
+pub static RATE_LIMITED: Counter = Counter::with_labels(
+    "workrs_rate_limited_total",
+    "Requests answered with 429, by what their caller had too much of: requests, refusals (no valid token), streams.",
+    &["of"],
+);
 /// Checkpoints that this node committed.
 pub static CHECKPOINTS: Counter = Counter::new("workrs_checkpoints_total", "Checkpoints that this node committed.");
 /// Checkpoints that failed on this node.
@@ -116,6 +127,8 @@ static ALL: &[&dyn Metric] = &[
     &FENCED,
     &LEASE_RENEWALS,
     &WATCH_RESTARTS,
+    &REFUSED_CONNECTIONS,
+    &RATE_LIMITED,
     &CHECKPOINTS,
     &CHECKPOINT_FAILURES,
     &UPLOADED_BYTES,

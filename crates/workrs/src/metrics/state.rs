@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
-use workrs_store::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch};
+use workrs_store::state::{Entry, LeaseId, Page, Revision, StateError, StateStore, Transaction, Usage, Watch, Written};
 
 use super::STATE_TIME;
 
@@ -46,6 +46,10 @@ impl StateStore for MeteredState {
         measured("list", self.0.list(prefix, after, limit)).await
     }
 
+    async fn list_written(&self, prefix: &str, since: Revision) -> Result<Written, StateError> {
+        measured("list_written", self.0.list_written(prefix, since)).await
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Revision, StateError> {
         measured("commit", self.0.commit(transaction)).await
     }
@@ -60,6 +64,10 @@ impl StateStore for MeteredState {
 
     async fn renew_lease(&self, lease: LeaseId) -> Result<(), StateError> {
         measured("renew_lease", self.0.renew_lease(lease)).await
+    }
+
+    fn leases_end_by_time(&self) -> bool {
+        self.0.leases_end_by_time()
     }
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StateError> {

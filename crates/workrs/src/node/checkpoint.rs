@@ -16,6 +16,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use workrs_core::{
+    fit::HostNeeds,
     id::Timestamp,
     job::{Checkpoint, CheckpointId, CheckpointMode, Holder, JobEvent, JobRecord, Standing},
     manifest::RestoreNeeds,
@@ -142,7 +143,12 @@ pub(super) async fn capture(
     }));
     live.lineage.note_capture(&mut files.parts);
     let log_bytes = log_bytes.map_err(|error| failed("cannot keep the log", &error))?;
-    Ok(Captured { id, mode, needs: capture.needs, files, run_time, standstill, began, at, log_bytes, allowance })
+    let mut needs = capture.needs;
+    if mode == CheckpointMode::Full {
+        let former = live.lineage.base().map(Base::manifest).filter(|manifest| manifest.mode == CheckpointMode::Full);
+        needs.note_host(&run.shared.traits.offer, former.map(|manifest| &manifest.needs));
+    }
+    Ok(Captured { id, mode, needs, files, run_time, standstill, began, at, log_bytes, allowance })
 }
 
 /// What came of a cut.
@@ -274,7 +280,9 @@ impl UploadTask {
             uploaded_bytes: stored.uploaded_bytes,
             run_ms: captured.run_time.as_millis() as u64,
             log_bytes: captured.log_bytes,
+            needs: HostNeeds::of(captured.mode, &captured.needs),
             refused_by: Vec::new(),
+            declined: Vec::new(),
         };
         Ok((checkpoint, base))
     }

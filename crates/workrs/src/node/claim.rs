@@ -27,6 +27,8 @@ use workrs_store::{
 use super::{
     Cooldown, Order, Shared, Slot,
     members::{List, Member},
+    nowhere,
+    owners::{self, Turn},
     queue::{self, Jobs, Queue, Waiting},
     run,
 };
@@ -76,10 +78,23 @@ impl Rivals {
     }
 
     /// How many others may take the job, and how many of them rank before this node.
-    fn of(&self, me: u64, waiting: &Waiting) -> (usize, usize) {
-        let others = self.others.get(&waiting.shard).map_or(&[][..], Vec::as_slice);
-        let able: Vec<_> = others.iter().filter(|m| m.could_run(&waiting.entry)).map(|m| m.hash).collect();
+    fn of(&self, shared: &Shared, me: u64, waiting: &Waiting) -> (usize, usize) {
+        let entry = &waiting.entry;
+        // Then nobody can go on from its checkpoint, but others may give that up, too.
+        let from_anywhere = is_to_be_given_up(shared, &waiting.job, entry);
+        let is_able = |m: &&Arc<Member>| if from_anywhere { m.could_start(entry) } else { m.could_run(entry) };
+        let able: Vec<_> = self.who_watch(waiting).iter().filter(is_able).map(|member| member.hash).collect();
         (able.len(), placement::rank(waiting.hash, me, able.iter().copied()))
+    }
+
+    /// The others that watch the job, too.
+    fn who_watch(&self, waiting: &Waiting) -> &[Arc<Member>] {
+        self.others.get(&waiting.shard).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// Whether this node comes first of those that watch the job.
+    fn none_before(&self, me: u64, waiting: &Waiting) -> bool {
+        placement::rank(waiting.hash, me, self.who_watch(waiting).iter().map(|member| member.hash)) == 0
     }
 
     /// How many claims of this node may be under way at the same time.
@@ -160,12 +175,15 @@ async fn until(time: Option<Instant>) {
 
 /// Claims some of the jobs that fit; gives the time after which another look may find more.
 async fn take_what_fits(shared: &Arc<Shared>, queue: &Jobs, rivals: &Rivals) -> Duration {
+    let me = placement::name_hash(shared.config.id.as_str());
+    let is_first = |waiting: &Waiting| rivals.none_before(me, waiting);
+    let (soonest, words) = nowhere::look(shared, queue.resuming(), is_first);
+    nowhere::say(shared, words, rivals.claims_at_once()).await;
+    let mut pause = soonest.map_or(LOOK_EVERY, |soonest| soonest.min(LOOK_EVERY));
     let free = shared.free();
     if shared.takes_none() || !queue.has_any_within(free) {
-        return LOOK_EVERY;
+        return pause;
     }
-    let me = placement::name_hash(shared.config.id.as_str());
-    let mut pause = LOOK_EVERY;
     let now = Instant::now();
     let mut window: Vec<(usize, &Waiting)> = Vec::new();
     for waiting in queue.iter() {
@@ -176,9 +194,10 @@ async fn take_what_fits(shared: &Arc<Shared>, queue: &Jobs, rivals: &Rivals) -> 
         if !is_takeable(shared, waiting, free) {
             continue;
         }
-        let (count, rank) = rivals.of(me, waiting);
+        let (count, rank) = rivals.of(shared, me, waiting);
         let delay = placement::claim_delay(rank, count, shared.busy(free));
-        let wait = cooldown(shared, &waiting.job).max((waiting.seen + delay).saturating_duration_since(now));
+        let hold = cooldown(shared, &waiting.job).max(shared.owners.hold(waiting));
+        let wait = hold.max((waiting.seen + delay).saturating_duration_since(now));
         if wait.is_zero() {
             window.push((rank, waiting));
         } else {
@@ -252,13 +271,25 @@ async fn look_elsewhere(shared: &Arc<Shared>, rivals: &Rivals) {
             return;
         }
     };
-    let elsewhere = found.iter().filter(|waiting| !rivals.shards.contains(&waiting.shard));
-    let chosen = fitting(shared, elsewhere.filter(|waiting| cooldown(shared, &waiting.job).is_zero()));
+    let elsewhere = || found.iter().filter(|waiting| !rivals.shards.contains(&waiting.shard));
+    // Those who watch them tell why they wait, but may be full when that is over.
+    nowhere::look(shared, elsewhere(), |_| false);
+    let is_free =
+        |waiting: &&Waiting| cooldown(shared, &waiting.job).is_zero() && shared.owners.hold(waiting).is_zero();
+    let chosen = fitting(shared, elsewhere().filter(is_free));
     claim_all(shared, chosen, rivals.claims_at_once()).await;
 }
 
 fn is_takeable(shared: &Shared, waiting: &Waiting, free: Capacity) -> bool {
-    placement::fits(&waiting.entry, free, &shared.config.labels).is_ok() && !shared.jobs().contains_key(&waiting.job)
+    let Waiting { job, entry, .. } = waiting;
+    placement::fits(entry, free, &shared.traits).is_ok()
+        && !shared.jobs().contains_key(job)
+        && (placement::can_resume(entry, &shared.traits).is_ok() || is_to_be_given_up(shared, job, entry))
+}
+
+/// Whether the job has waited long enough for a node that fits its checkpoint.
+fn is_to_be_given_up(shared: &Shared, job: &JobId, entry: &QueueEntry) -> bool {
+    shared.nowhere.is_over(job, entry, shared.config.unfit_wait)
 }
 
 /// Claims a job for which there is room.
@@ -266,7 +297,7 @@ async fn try_claim(shared: &Arc<Shared>, job: JobId, entry: QueueEntry) -> Claim
     if shared.takes_none() {
         return Claims::Stopped;
     }
-    match claim(shared, &job, &entry).await {
+    match owners::in_turn(shared, &entry, async |turn| claim(shared, &job, &entry, turn).await).await {
         Ok(true) => Claims::Some,
         Ok(false) | Err(RecordError::NotFound | RecordError::Illegal(_)) => {
             metrics::CLAIM_CONFLICTS.add(1);
@@ -280,7 +311,7 @@ async fn try_claim(shared: &Arc<Shared>, job: JobId, entry: QueueEntry) -> Claim
         // A job that nobody can run must not keep the others waiting.
         Err(RecordError::Damaged(reason)) => {
             tracing::error!(%job, reason, "cannot claim the job");
-            cool_down(shared, &job, false);
+            cool_down(shared, &job);
             Claims::None
         }
         Err(error) => {
@@ -297,10 +328,12 @@ fn cooldown(shared: &Shared, job: &JobId) -> Duration {
 }
 
 /// Whether the job is this node's now.
-async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<bool, RecordError> {
+async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry, turn: Turn) -> Result<bool, RecordError> {
     let (order, orders) = watch::channel(Order::Run);
     let unsaved_since = Arc::new(Mutex::new(Instant::now()));
     let at = fresh::now();
+    let given_up = entry.resume.as_ref().map(|resume| resume.checkpoint);
+    let given_up = given_up.filter(|_| is_to_be_given_up(shared, job, entry));
     let choose = |record: &JobRecord| {
         if !matches!(record.state, JobState::Queued { .. }) {
             return None;
@@ -310,9 +343,12 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
         let (entry, epoch) = (entry.clone(), holder.epoch);
         let slot = Slot { entry, epoch, order: order.clone(), unsaved_since: Arc::clone(&unsaved_since) };
         shared.jobs().insert(job.clone(), slot);
-        Some(guarded(decide::claim(&holder, at)))
+        let (event, mut guards) = guarded(decide::claim(&holder, at));
+        guards.extend(turn.condition.clone());
+        Some((event, guards))
     };
-    let claimed = shared.records.change(job, None, choose, &fresh::operation()).await;
+    let besides = turn.change.as_slice();
+    let claimed = shared.records.change_with(job, None, choose, besides, &fresh::operation()).await;
     // A record that moved on at once, by a cancel, is still this claim's to end.
     let record = claimed.as_ref().ok().and_then(Option::as_ref).filter(|record| {
         let noted = shared.jobs().get(job).map(|slot| slot.epoch);
@@ -327,19 +363,16 @@ async fn claim(shared: &Arc<Shared>, job: &JobId, entry: &QueueEntry) -> Result<
     let holder = shared.holder(record.epoch);
     tracing::info!(%job, epoch = %record.epoch, "claimed");
     shared.show();
-    shared.spawn_for_job(job, run::run(Arc::clone(shared), record, holder, orders, unsaved_since));
+    shared.spawn_for_job(job, run::run(Arc::clone(shared), record, holder, given_up, orders, unsaved_since));
     Ok(true)
 }
 
 /// Leaves a job alone for a while: twice as long after each failed try, up to a minute.
-pub(super) fn cool_down(shared: &Shared, job: &JobId, unfit: bool) {
+pub(super) fn cool_down(shared: &Shared, job: &JobId) {
     let now = Instant::now();
     let mut cooldowns = shared.cooldowns();
-    let cooldown = cooldowns.entry(job.clone()).or_insert(Cooldown { until: now, tries: 0, unfit_since: None });
+    let cooldown = cooldowns.entry(job.clone()).or_insert(Cooldown { until: now, tries: 0 });
     cooldown.until =
         now + Duration::from_millis(500).saturating_mul(1 << cooldown.tries.min(7)).min(Duration::from_secs(60));
     cooldown.tries += 1;
-    if unfit {
-        cooldown.unfit_since.get_or_insert(now);
-    }
 }

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use workrs_core::id::NodeId;
+use tokio::sync::watch;
+use workrs_core::{id::NodeId, spec::Network};
 
 use super::quota::CheckpointQuota;
+use crate::tls::Fingerprint;
 
 /// What a node needs to know about itself.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct NodeConfig {
     pub host: String,
     /// Where its API can be reached.
     pub address: String,
+    /// What tells its certificate from others; `None` if it shows none.
+    pub tls_fingerprint: Option<watch::Receiver<Fingerprint>>,
     /// What it does for the group.
     pub roles: Roles,
     /// What its processor can do beyond the base of its architecture.
@@ -27,6 +31,10 @@ pub struct NodeConfig {
     pub memory_bytes: u64,
     /// What jobs may ask for by `--constraint`.
     pub labels: BTreeMap<String, String>,
+    /// What of its network it lets jobs use.
+    pub allow_network: Network,
+    /// Whether it has a fault when an admin asks for one.
+    pub allow_drills: bool,
     /// How long the group waits for a sign of life.
     pub lease: Duration,
     /// The longest log that is kept of a job.
@@ -45,6 +53,8 @@ pub struct NodeConfig {
     pub archive_after: Duration,
     /// How long outputs, log and record of a finished job stay; `None` means for ever.
     pub keep_finished: Option<Duration>,
+    /// How long it is kept who changed what; `None` means for ever.
+    pub keep_audit: Option<Duration>,
 }
 
 /// What a node does for the group, beside its API.

@@ -3,7 +3,7 @@
 //! A node writes down that it is up, and from time to time that it still is: after 5 s, then each time when twice the time
 //! has passed, at last every ten minutes. So the time of a death is known to a third, and few values are written.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use workrs_core::{
@@ -11,7 +11,11 @@ use workrs_core::{
     keys,
     plan::{Observed, Rate},
 };
-use workrs_store::{fresh, state::StateError, values};
+use workrs_store::{
+    fresh,
+    state::{StateError, StateStore},
+    values,
+};
 
 use super::{Shared, members::Departed};
 
@@ -142,6 +146,14 @@ async fn learn(shared: &Shared) -> Result<(), StateError> {
     let group = Rate::of_group(shared.config.prior_mtbf, all);
     shared.estimates.set_rate(Rate::of_node(group, own).mean());
     Ok(())
+}
+
+/// What was seen of each node, by its name; of a large group, of as many as a list holds.
+pub async fn known(store: &Arc<dyn StateStore>) -> Result<BTreeMap<String, Observed>, StateError> {
+    const MOST: usize = 1_000;
+    let histories = values::read_some::<History>(store, keys::FAULTS, keys::FAULTS, MOST).await?;
+    let of = |(key, history): (String, History)| Some((key.strip_prefix(keys::FAULTS)?.to_owned(), history.so_far()));
+    Ok(histories.into_iter().filter_map(of).collect())
 }
 
 #[cfg(test)]

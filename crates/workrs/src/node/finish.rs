@@ -24,7 +24,7 @@ impl Run {
             // Whoever stops the node may have sent its signal to the jobs too.
             ContainerEnd::Signalled(signal @ (9 | 15)) if node_stops => {
                 let reason = format!("ended by signal {signal} while the node stops");
-                return Ok(Leave::Release { reason, cool_down: false, unfit: false });
+                return Ok(Leave::Release { reason, cool_down: false });
             }
             ContainerEnd::Signalled(signal) => failed(Failure::Signal { signal }),
             ContainerEnd::OutOfMemory => failed(Failure::OutOfMemory { limit_bytes: spec.memory_bytes }),
@@ -40,9 +40,9 @@ impl Run {
         live.clock.stop();
         let log_bytes = live.pump.finish().await.map_err(|error| Leave::HostFault(error.to_string()))?;
         let operation = fresh::operation();
-        let outputs = loop {
+        let (outputs, output_bytes) = loop {
             match outputs::store(self, live, log_bytes, &operation).await {
-                Ok(outputs) => break outputs,
+                Ok(stored) => break stored,
                 Err(outputs::OutputError::Host(reason)) => return Err(Leave::HostFault(reason)),
                 // The program has ended; all that is missing is a place for what it made.
                 Err(outputs::OutputError::Blobs(error)) => {
@@ -55,7 +55,14 @@ impl Run {
                 }
             }
         };
-        let event = JobEvent::Finished { holder: self.holder.clone(), at: fresh::now(), outcome, outputs, log_bytes };
+        let event = JobEvent::Finished {
+            holder: self.holder.clone(),
+            at: fresh::now(),
+            outcome,
+            outputs,
+            output_bytes,
+            log_bytes,
+        };
         let succeeded = matches!(event, JobEvent::Finished { outcome: Outcome::Succeeded, .. });
         self.commit(event).await?;
         metrics::FINISHED.add(1);
@@ -69,6 +76,7 @@ impl Run {
     fn ordered(&self) -> Leave {
         match *self.orders.borrow() {
             Order::Abandon => Leave::Fenced,
+            Order::Fail => Leave::by_drill(),
             _ => Leave::as_ordered(&self.shared),
         }
     }
@@ -84,27 +92,31 @@ impl Run {
                 tracing::warn!("no longer this node's: ended here, its record is left alone");
                 None
             }
-            Leave::Release { reason, cool_down, unfit } => {
+            Leave::Release { reason, cool_down } => {
                 metrics::RELEASES.add(1);
                 tracing::info!(reason, "released");
                 if cool_down {
-                    claim::cool_down(&self.shared, &self.record.id, unfit);
+                    claim::cool_down(&self.shared, &self.record.id);
                 }
                 Some(JobEvent::Released { holder, at, reason })
             }
             Leave::Refused { checkpoint, reason } => {
                 tracing::warn!(%checkpoint, reason, "cannot restore it; another node may try");
-                claim::cool_down(&self.shared, &self.record.id, true);
                 Some(JobEvent::RestoreRefused { holder, at, checkpoint, reason })
+            }
+            Leave::Unfit { checkpoint, reason } => {
+                metrics::RELEASES.add(1);
+                tracing::info!(%checkpoint, reason, "this node does not fit the checkpoint; another may");
+                Some(JobEvent::RestoreUnfit { holder, at, checkpoint, reason })
             }
             Leave::HostFault(reason) => {
                 tracing::error!(reason, "lost by a fault of this host");
-                claim::cool_down(&self.shared, &self.record.id, false);
+                claim::cool_down(&self.shared, &self.record.id);
                 Some(JobEvent::NodeLost { holder, at, reason })
             }
             Leave::Finish(outcome) => {
                 let log_bytes = self.record.resume_point().map_or(self.record.log_base, |c| c.log_bytes);
-                Some(JobEvent::Finished { holder, at, outcome, outputs: None, log_bytes })
+                Some(JobEvent::Finished { holder, at, outcome, outputs: None, output_bytes: 0, log_bytes })
             }
         };
         if let Some(event) = event

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use workrs_core::keys;
+use workrs_core::{id::Timestamp, keys};
 use workrs_store::{
     envelope::Envelope,
     fresh,
@@ -16,6 +16,7 @@ use workrs_store::{
 };
 
 use super::{Shared, StartError, lease::NodeInfo, reap, sweep};
+use crate::access::audit;
 
 /// The newest form of the group's data that this version reads and writes.
 pub(super) const VERSION: u32 = 1;
@@ -23,6 +24,8 @@ pub(super) const VERSION: u32 = 1;
 const ROUND: Duration = Duration::from_secs(60);
 /// History is kept for this many rounds, for watches that fell behind.
 const ROUNDS_OF_HISTORY: usize = 5;
+/// Blobs of images are looked through once in this many rounds, and whenever an image goes.
+const ROUNDS_BETWEEN_IMAGE_SWEEPS: u64 = 60;
 /// All blobs are looked through once in this many rounds, about once a day.
 const ROUNDS_BETWEEN_SWEEPS: u64 = 24 * 60;
 
@@ -135,6 +138,17 @@ async fn keep_house(shared: &Shared, rounds: &Rounds) {
         && let Err(error) = sweep::sweep(shared, fresh::now()).await
     {
         tracing::warn!(%error, "cannot look for blobs that nobody needs");
+    }
+    let is_thorough = rounds.number % ROUNDS_BETWEEN_IMAGE_SWEEPS == 1;
+    if let Err(error) = shared.images.tidy_up(fresh::now(), is_thorough).await {
+        tracing::warn!(%error, "cannot remove images that nobody needs");
+    }
+    if let Some(keep) = shared.config.keep_audit {
+        let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+        let until = Timestamp::from_millis(fresh::now().as_millis().saturating_sub(keep));
+        if let Err(error) = audit::forget(&**shared.records.store(), until).await {
+            tracing::warn!(%error, "cannot remove what is old of the audit trail");
+        }
     }
     if let Err(error) = raise_version(shared).await {
         tracing::warn!(%error, "cannot raise the group's version");

@@ -31,6 +31,7 @@ impl Run {
             let ordered = async {
                 match orders.wait_for(|order| *order != Order::Run).await.map(|order| *order) {
                     Ok(Order::Abandon) | Err(_) => Leave::Fenced,
+                    Ok(Order::Fail) => Leave::by_drill(),
                     Ok(_) => Leave::as_ordered(&shared),
                 }
             };

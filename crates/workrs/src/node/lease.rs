@@ -5,10 +5,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use workrs_core::{
+    fit::Offer,
     id::{Incarnation, NodeId, Timestamp},
     job::{JobRecord, decide},
     keys,
+    placement::Traits,
+    spec::Network,
 };
+use workrs_engine::boottime;
 use workrs_store::{
     fresh,
     records::{RecordError, Records, guarded},
@@ -16,7 +20,7 @@ use workrs_store::{
 };
 
 use super::{Order, Shared, StartError, group, members::Departed};
-use crate::metrics;
+use crate::{metrics, tls::Fingerprint};
 
 /// How often the records are compared with what runs here.
 const RECONCILE_EVERY: Duration = Duration::from_secs(60);
@@ -37,6 +41,10 @@ pub struct NodeInfo {
     pub host: String,
     /// Where its API can be reached.
     pub address: String,
+    /// The certificate that it shows there, and no other; `None` if the address is one of plain HTTP, or of a proxy whose
+    /// certificate others judge as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_fingerprint: Option<Fingerprint>,
     /// The version of Workrs that it runs.
     pub version: String,
     /// The newest form of the group's data that it can read and write.
@@ -53,14 +61,38 @@ pub struct NodeInfo {
     /// What jobs may ask for.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What of its network it lets jobs use.
+    #[serde(default, skip_serializing_if = "Network::is_none")]
+    pub network: Network,
     /// What runs the jobs.
     pub engine: String,
+    /// The newest form of captures that its engine can restore; 0 in what older versions say.
+    #[serde(default)]
+    pub format: u32,
+    /// The oldest one.
+    #[serde(default)]
+    pub oldest_format: u32,
+    /// Whether it can run jobs in images.
+    #[serde(default)]
+    pub images: bool,
+    /// The processor architecture.
+    #[serde(default)]
+    pub arch: String,
+    /// The kernel's release.
+    #[serde(default)]
+    pub kernel: String,
+    /// The version of CRIU; empty if it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub criu: String,
     /// What its processor can do beyond the base of its architecture, as the kernel names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpu_features: Vec<String>,
     /// Whether it takes no jobs and gives back those that it has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// Whether it has a fault when an admin asks for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drills: bool,
     /// Why it runs no jobs, if it runs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot_run: Option<String>,
@@ -94,29 +126,54 @@ impl NodeInfo {
         self.cannot_run.is_none() && !self.draining
     }
 
+    /// What decides which jobs it can run and resume.
+    pub(super) fn traits(&self) -> Traits {
+        let offer = Offer {
+            engine: self.engine.clone(),
+            formats: (self.oldest_format, self.format),
+            arch: self.arch.clone(),
+            cpu_features: self.cpu_features.clone(),
+            kernel: self.kernel.clone(),
+            criu: self.criu.clone(),
+            cannot_dump: self.cannot_dump.clone(),
+        };
+        let (incarnation, labels) = (self.incarnation.clone(), self.labels.clone());
+        Traits { incarnation, labels, network: self.network, images: self.images, offer }
+    }
+
     fn read(entry: &Entry) -> Result<Self, StateError> {
         serde_json::from_slice(&entry.value).map_err(|error| StateError::Damaged(format!("{}: {error}", entry.key)))
     }
 
     fn of(shared: &Shared) -> Self {
+        let offer = &shared.traits.offer;
         let not_asked_to = (!shared.config.roles.run).then(|| "it was started without the role to run jobs".to_owned());
         Self {
             name: shared.config.id.clone(),
             incarnation: shared.incarnation.clone(),
             host: shared.config.host.clone(),
             address: shared.config.address.clone(),
+            tls_fingerprint: shared.config.tls_fingerprint.as_ref().map(|fingerprint| *fingerprint.borrow()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             supports: group::VERSION,
             started_at: shared.started_at,
             cpus_milli: shared.config.cpus_milli,
             memory_bytes: shared.config.memory_bytes,
             disk_bytes: shared.disk_bytes,
-            labels: shared.config.labels.clone(),
-            engine: shared.engine.name().to_owned(),
-            cpu_features: shared.config.cpu_features.clone(),
+            labels: shared.traits.labels.clone(),
+            network: shared.traits.network,
+            engine: offer.engine.clone(),
+            format: offer.formats.1,
+            oldest_format: offer.formats.0,
+            images: shared.traits.images,
+            arch: offer.arch.clone(),
+            kernel: offer.kernel.clone(),
+            criu: offer.criu.clone(),
+            cpu_features: offer.cpu_features.clone(),
             draining: shared.is_drained(),
+            drills: shared.config.allow_drills,
             cannot_run: not_asked_to.or_else(|| shared.capabilities.run.clone().err()),
-            cannot_dump: shared.capabilities.dump.clone().err(),
+            cannot_dump: offer.cannot_dump.clone(),
             unknown: BTreeMap::new(),
         }
     }
@@ -162,6 +219,7 @@ pub(super) async fn join(shared: &Shared) -> Result<LeaseId, StateError> {
     let store = shared.records.store();
     let mut pause = FIRST_PAUSE;
     loop {
+        let asked = boottime::now();
         let lease = store.grant_lease(shared.config.lease).await?;
         let key = shared.node_key();
         let put = Transaction {
@@ -169,7 +227,10 @@ pub(super) async fn join(shared: &Shared) -> Result<LeaseId, StateError> {
             changes: vec![Change::Put(key, encode(&NodeInfo::of(shared))?, Some(lease))],
         };
         match store.commit(put).await {
-            Ok(_) => return Ok(lease),
+            Ok(_) => {
+                shared.has_joined(asked);
+                return Ok(lease);
+            }
             // Our own write may have been applied: its lease is the one to end before a fresh try.
             Err(StateError::Unknown(_) | StateError::Conflict | StateError::LeaseEnded) => {
                 store.revoke_lease(lease).await?;
@@ -203,6 +264,17 @@ pub(super) async fn say_anew(shared: &Shared) -> Result<(), StateError> {
     }
 }
 
+/// Says anew what certificate the node shows whenever that changes.
+pub(super) async fn follow_certificate(shared: Arc<Shared>) {
+    let Some(mut fingerprint) = shared.config.tls_fingerprint.clone() else { return };
+    while fingerprint.changed().await.is_ok() {
+        while let Err(error) = say_anew(&shared).await {
+            tracing::warn!(%error, "cannot tell the group which certificate this node shows, will try on");
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+    }
+}
+
 fn encode(info: &NodeInfo) -> Result<bytes::Bytes, StateError> {
     serde_json::to_vec(info).map(Into::into).map_err(|error| StateError::Damaged(error.to_string()))
 }
@@ -214,12 +286,16 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     loop {
         let _ = tokio::time::timeout(pause, shared.lease_lost.notified()).await;
         let lease = *shared.lease.borrow();
+        let asked = boottime::now();
         let renewal = tokio::time::timeout(shared.config.lease, shared.records.store().renew_lease(lease)).await;
         pause = third;
         match renewal.unwrap_or_else(|_| Err(StateError::Unavailable("it does not answer".to_owned()))) {
             Ok(()) => {
                 metrics::LEASE_RENEWALS.add_to(&["ok"], 1);
                 metrics::LEASE_RENEWED_AT.set_now();
+                if shared.has_renewed(asked) {
+                    shared.reconcile.notify_one();
+                }
             }
             Err(StateError::LeaseEnded) => match join(&shared).await {
                 Ok(fresh) => {
@@ -256,14 +332,21 @@ pub(super) async fn reconcile(shared: Arc<Shared>) {
 
 async fn reconcile_once(shared: &Shared) -> anyhow::Result<()> {
     // What runs here but is no longer ours must end.
-    let held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (id.clone(), slot.epoch)).collect();
-    for (id, epoch) in held {
+    let held: Vec<_> = shared.jobs().iter().map(|(id, slot)| (id.clone(), slot.epoch, slot.entry.network)).collect();
+    for (id, epoch, network) in held {
+        let read_at = boottime::now();
         let record = shared.records.get(&id).await?;
-        // The slot may be another claim's by now.
-        if decide::is_overtaken(record.as_ref(), epoch)
-            && shared.jobs().get(&id).is_some_and(|slot| slot.epoch == epoch)
-        {
-            shared.order(&id, Order::Abandon);
+        let holder = record.as_ref().and_then(|record| record.holder());
+        let can_be_seen = network != Network::None;
+        let must_end = decide::is_overtaken(record.as_ref(), epoch)
+            || can_be_seen && record.as_ref().is_some_and(|record| decide::is_given_back(record, epoch));
+        if must_end {
+            // The slot may be another claim's by now.
+            if shared.jobs().get(&id).is_some_and(|slot| slot.epoch == epoch) {
+                shared.order(&id, Order::Abandon);
+            }
+        } else if can_be_seen && holder == Some(&shared.holder(epoch)) {
+            shared.engine.is_ours(&id, &epoch.to_string(), read_at);
         }
     }
     // What is ours but does not run here goes back to the queue.

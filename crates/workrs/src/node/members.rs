@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use workrs_core::{
     id::{Incarnation, NodeId},
     keys::{self, QueueEntry},
-    placement::{self, Capacity},
+    placement::{self, Capacity, Traits},
 };
 use workrs_store::state::{Entry, StateError, Watch, WatchEvent};
 
@@ -25,15 +25,31 @@ pub(super) struct Member {
     pub(super) node: NodeId,
     pub(super) incarnation: Incarnation,
     capacity: Capacity,
-    labels: BTreeMap<String, String>,
+    traits: Traits,
     /// Whether it runs jobs at all, and is not draining.
     pub(super) takes_jobs: bool,
 }
 
 impl Member {
-    /// Whether it could run the job if it ran nothing else.
+    /// Whether it could run the job, from its checkpoint on, if it ran nothing else.
     pub(super) fn could_run(&self, entry: &QueueEntry) -> bool {
-        self.takes_jobs && placement::fits(entry, self.capacity, &self.labels).is_ok()
+        self.could_start(entry) && placement::can_resume(entry, &self.traits).is_ok()
+    }
+
+    /// Whether it could run the job if it ran nothing else and the job started clean.
+    pub(super) fn could_start(&self, entry: &QueueEntry) -> bool {
+        self.takes_jobs && placement::fits(entry, self.capacity, &self.traits).is_ok()
+    }
+
+    /// Why it could not run the job from its checkpoint on; nothing of a node that is not there for jobs like it.
+    pub(super) fn why_not(&self, entry: &QueueEntry) -> Option<String> {
+        let fits = placement::fits(entry, self.capacity, &self.traits);
+        match (self.takes_jobs, fits, placement::can_resume(entry, &self.traits)) {
+            (true, Err(misfit), _) => Some(misfit.to_string()),
+            (true, Ok(()), Err(unmet)) => Some(unmet.to_string()),
+            (false, Ok(()), Ok(())) => Some("it takes no jobs".to_owned()),
+            (true, Ok(()), Ok(())) | (false, ..) => None,
+        }
     }
 
     fn read(entry: &Entry) -> Option<Self> {
@@ -46,7 +62,7 @@ impl Member {
                 memory_bytes: info.memory_bytes,
                 disk_bytes: info.disk_bytes,
             },
-            labels: info.labels,
+            traits: info.traits(),
             node: info.name,
             incarnation: info.incarnation,
         })

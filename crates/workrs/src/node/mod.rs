@@ -2,10 +2,13 @@
 //!
 //! The loops share [`Shared`] and meet the rest of the group only in the state store:
 //! - [`lease`]: joins the group, stays in it, and compares what it runs with what the records say; [`members`]: who else is in.
-//! - [`claim`]: takes queued jobs that fit, from the part of the [`queue`] that it watches.
+//! - [`claim`]: takes queued jobs that fit, from the part of the [`queue`] that it watches; [`nowhere`]: those that no node
+//!   can resume.
 //! - [`run`]: one task a job, from the claim to the finish; [`checkpoint`] is its part that saves the job.
 //! - [`faults`]: counts how often nodes die, which [`planning`] turns into the time of the next checkpoint.
+//! - [`owners`]: the quotas of owners, which may let a job wait.
 //! - [`reap`]: gives the jobs of dead processes back to the queue; [`drain`]: gives its own back.
+//! - [`drill`]: has a fault when somebody wants to see one.
 //! - [`group`]: what one node does for all, with [`sweep`], which removes what nobody needs.
 //!
 //! A task that holds a job commits only under its holder (node, process, epoch); once that is no longer the
@@ -17,16 +20,21 @@ mod claim;
 mod clock;
 mod config;
 mod drain;
+mod drill;
 mod faults;
+mod fence;
 mod files;
 mod finish;
 mod group;
+mod image;
 mod inputs;
 mod interruption;
 mod lease;
 mod lineage;
 mod members;
+mod nowhere;
 mod outputs;
+mod owners;
 mod planning;
 mod queue;
 mod quota;
@@ -53,28 +61,36 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Span;
 use workrs_core::{
+    fit::Offer,
     id::{Epoch, Incarnation, JobId, NodeId, Timestamp},
     keys::QueueEntry,
+    placement::Traits,
+    spec::Network,
 };
 use workrs_engine::{Capabilities, Engine};
 use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records, state::LeaseId};
 
-pub(crate) use self::sweep::clean;
+pub(crate) use self::sweep::{clean, delete_job};
 pub use self::{
     config::{NodeConfig, Roles},
     drain::StopReport,
+    drill::{Drill, DrillNote, ask as ask_for_drill},
+    faults::known as known_faults,
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
     lease::NodeInfo,
     quota::CheckpointQuota,
 };
 use self::{
+    fence::Fence,
     members::{Departed, Members},
+    nowhere::Nowhere,
+    owners::Owners,
     planning::Estimates,
     quota::CheckpointUsage,
     staging::Staging,
 };
-use crate::joblog::LiveLogs;
+use crate::{host, images::Images, joblog::LiveLogs, quotas::Quotas};
 
 /// The parts that a node is made of.
 pub struct NodeParts {
@@ -104,18 +120,25 @@ pub(crate) struct Shared {
     span: Span,
     /// Under which its key stands.
     lease: watch::Sender<LeaseId>,
+    /// What the engine knows of it.
+    fence: Fence,
     /// Signals that the lease may have ended.
     lease_lost: Notify,
     members: Members,
     records: Records,
     blobs: Blobs,
     checkpoints: Checkpoints,
+    images: Images,
     engine: Arc<dyn Engine>,
     capabilities: Capabilities,
+    /// What decides which jobs it can run and resume.
+    traits: Traits,
     disk_bytes: u64,
     live_logs: LiveLogs,
     jobs: Mutex<HashMap<JobId, Slot>>,
     cooldowns: Mutex<HashMap<JobId, Cooldown>>,
+    nowhere: Nowhere,
+    owners: Owners,
     /// Dumps on a node run one after another.
     dumps: Semaphore,
     staging: Staging,
@@ -156,14 +179,14 @@ enum Order {
     Release,
     /// It is no longer ours: end it and commit nothing.
     Abandon,
+    /// Lose it, as by a fault of this node.
+    Fail,
 }
 
 /// A job that this node leaves alone for a while.
 struct Cooldown {
     until: Instant,
     tries: u32,
-    /// Since when no checkpoint of it fits this node.
-    unfit_since: Option<Instant>,
 }
 
 /// Why a node does not start.
@@ -216,17 +239,38 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     empty_folder(&config.work_dir).map_err(|error| StartError::WorkDir { path: config.work_dir.clone(), error })?;
     let capabilities = engine.capabilities().await;
     let disk_bytes = engine.disk_capacity().await;
+    let incarnation = fresh::incarnation();
+    let offer = Offer {
+        engine: engine.name().to_owned(),
+        formats: (engine.oldest_format(), engine.format()),
+        arch: std::env::consts::ARCH.to_owned(),
+        cpu_features: config.cpu_features.clone(),
+        kernel: host::kernel(),
+        criu: engine.criu_version().await,
+        cannot_dump: capabilities.dump.clone().err(),
+    };
+    let traits = Traits {
+        incarnation: incarnation.clone(),
+        labels: config.labels.clone(),
+        network: allowed_network(&config, &*engine),
+        images: true,
+        offer,
+    };
     let shared = Arc::new(Shared {
-        incarnation: fresh::incarnation(),
+        incarnation,
         started_at: fresh::now(),
         span: Span::current(),
         lease: lease::channel(),
+        fence: Fence::default(),
         lease_lost: Notify::new(),
         members: Members::new(),
         checkpoints: Checkpoints::new(blobs.clone()),
+        images: Images::new(Arc::clone(records.store()), blobs.clone()),
         live_logs: LiveLogs::default(),
         jobs: Mutex::default(),
         cooldowns: Mutex::default(),
+        nowhere: Nowhere::default(),
+        owners: Owners::new(Quotas::new(Arc::clone(records.store()))),
         dumps: Semaphore::new(1),
         staging: Staging { memory: config.memory_dir.clone(), disk: config.work_dir.clone() },
         usage: CheckpointUsage::new(config.checkpoint_quota),
@@ -243,8 +287,15 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
         blobs,
         engine,
         capabilities,
+        traits,
         disk_bytes,
     });
+    if shared.config.allow_network != shared.traits.network && shared.capabilities.run.is_ok() {
+        tracing::warn!(
+            engine = shared.engine.name(),
+            "the engine cannot give jobs this machine's network: they get none"
+        );
+    }
     group::check_version(&shared).await?;
     let former = lease::succeed(&shared).await?;
     if drain::is_asked_for(&shared).await.map_err(StartError::Join)? {
@@ -254,6 +305,12 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
     shared.lease.send_replace(lease::join(&shared).await.map_err(StartError::Join)?);
     shared.start_loops(former);
     Ok(RunningNode { shared })
+}
+
+/// What of its network a node can let jobs use.
+fn allowed_network(config: &NodeConfig, engine: &dyn Engine) -> Network {
+    let allowed = config.allow_network;
+    if allowed.is_within(engine.network()) { allowed } else { Network::None }
 }
 
 /// Makes the folder, or removes what a former process left in it.
@@ -339,6 +396,10 @@ impl Shared {
         self.spawn(lease::reconcile(Arc::clone(self)));
         self.spawn(faults::watch(Arc::clone(self)));
         self.spawn(drain::watch(Arc::clone(self)));
+        if self.config.allow_drills {
+            self.spawn(drill::watch(Arc::clone(self)));
+        }
+        self.spawn(lease::follow_certificate(Arc::clone(self)));
         if self.config.roles.keep {
             self.spawn(reap::run(Arc::clone(self), departures));
             self.spawn(group::run(Arc::clone(self)));

@@ -44,13 +44,13 @@ impl From<BlobError> for OutputError {
     }
 }
 
-/// Makes the rest of the log and every output durable; gives the blob that lists the outputs.
+/// Makes the rest of the log and every output durable; gives the blob that lists the outputs, and their length.
 pub(super) async fn store(
     run: &Run,
     live: &Live,
     log_bytes: u64,
     operation: &OperationId,
-) -> Result<Option<BlobRef>, OutputError> {
+) -> Result<(Option<BlobRef>, u64), OutputError> {
     let blobs = &run.shared.blobs;
     let segment = Segment { epoch: run.holder.epoch, from: live.log_stored, to: log_bytes };
     let stored = joblog::store_segment(blobs, &run.record.id, segment, live.pump.path(), live.pump.from()).await;
@@ -73,7 +73,7 @@ pub(super) async fn store(
     let host = |error: &dyn std::fmt::Display| OutputError::Host(format!("cannot read the outputs: {error}"));
     let mut scan = scanned.await.map_err(|error| host(&error))?.map_err(|error| host(&error))?;
     if scan.index.files.is_empty() && scan.index.links.is_empty() && scan.index.skipped.is_empty() {
-        return Ok(None);
+        return Ok((None, 0));
     }
     let folder = BlobNames(&run.record.id).outputs(run.holder.epoch, operation);
     if scan.index.files.len() > MAX_SINGLE_FILES {
@@ -85,7 +85,8 @@ pub(super) async fn store(
         }
     }
     let index = serde_json::to_vec(&scan.index).map_err(|error| host(&error))?;
-    Ok(Some(blobs.put(&format!("{folder}{INDEX_NAME}"), index.into()).await?))
+    let output_bytes = scan.index.files.iter().map(|file| file.len).sum();
+    Ok((Some(blobs.put(&format!("{folder}{INDEX_NAME}"), index.into()).await?), output_bytes))
 }
 
 /// Which files are outputs; `None` means all. The patterns were checked at the submit.

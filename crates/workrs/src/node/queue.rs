@@ -1,6 +1,6 @@
 //! The part of the queue that a node watches, in the order in which jobs are served, and looks into the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{
     StreamExt,
@@ -51,9 +51,11 @@ fn ask(entry: &QueueEntry) -> Ask {
 /// Queued jobs, the first to be served first.
 #[derive(Default)]
 pub(super) struct Jobs {
-    jobs: BTreeMap<String, Waiting>,
+    all: BTreeMap<String, Waiting>,
     /// How many of them ask for what, so that a full node need not look at each.
     asks: BTreeMap<Ask, usize>,
+    /// Those with a checkpoint that not every node can resume.
+    resuming: BTreeSet<String>,
 }
 
 /// Some parts of the queue, and what happens there.
@@ -113,7 +115,12 @@ impl Queue {
 impl Jobs {
     /// All of them, in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.jobs.values()
+        self.all.values()
+    }
+
+    /// Those with a checkpoint that not every node can resume.
+    pub(super) fn resuming(&self) -> impl Iterator<Item = &Waiting> {
+        self.resuming.iter().filter_map(|key| self.all.get(key))
     }
 
     /// Whether there is any job that asks for no more than is free.
@@ -127,7 +134,7 @@ impl Jobs {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.jobs.len()
+        self.all.len()
     }
 
     fn put(&mut self, entry: &Entry) {
@@ -135,16 +142,21 @@ impl Jobs {
             tracing::error!(key = entry.key, "a queue entry is damaged and left alone");
             return;
         };
-        if let Some(known) = self.jobs.get(keys::queue_order(&entry.key)) {
+        if let Some(known) = self.all.get(keys::queue_order(&entry.key)) {
             waiting.seen = known.seen;
         }
         self.remove(&entry.key);
         *self.asks.entry(ask(&waiting.entry)).or_insert(0) += 1;
-        self.jobs.insert(keys::queue_order(&entry.key).to_owned(), waiting);
+        let key = keys::queue_order(&entry.key).to_owned();
+        if waiting.entry.resume.is_some() {
+            self.resuming.insert(key.clone());
+        }
+        self.all.insert(key, waiting);
     }
 
     fn remove(&mut self, key: &str) {
-        let Some(gone) = self.jobs.remove(keys::queue_order(key)) else { return };
+        let Some(gone) = self.all.remove(keys::queue_order(key)) else { return };
+        self.resuming.remove(keys::queue_order(key));
         if let Some(count) = self.asks.get_mut(&ask(&gone.entry)) {
             *count -= 1;
             if *count == 0 {

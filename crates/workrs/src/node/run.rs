@@ -38,9 +38,11 @@ pub(super) enum Leave {
     /// All is committed.
     Done,
     /// Back to the queue, at the newest checkpoint.
-    Release { reason: String, cool_down: bool, unfit: bool },
+    Release { reason: String, cool_down: bool },
     /// Back to the queue, for another node to try: this one fits the checkpoint, but cannot restore it.
     Refused { checkpoint: CheckpointId, reason: String },
+    /// Back to the queue, for a node that has what the checkpoint needs.
+    Unfit { checkpoint: CheckpointId, reason: String },
     /// A fault of this host, counted as the loss of a node.
     HostFault(String),
     /// The job can be ended for good.
@@ -51,12 +53,17 @@ impl Leave {
     /// The node gives all its jobs back.
     pub(super) fn as_ordered(shared: &Shared) -> Self {
         let what = if shared.stopping.load(Ordering::SeqCst) { "stopped" } else { "was drained" };
-        Self::Release { reason: format!("node {} {what}", shared.config.id), cool_down: false, unfit: false }
+        Self::Release { reason: format!("node {} {what}", shared.config.id), cool_down: false }
+    }
+
+    /// Somebody wants to see that it outlives a fault.
+    pub(super) fn by_drill() -> Self {
+        Self::HostFault("fault drill".to_owned())
     }
 
     /// Something of this host is in the way for now.
     pub(super) fn host(reason: impl Into<String>) -> Self {
-        Self::Release { reason: reason.into(), cool_down: true, unfit: false }
+        Self::Release { reason: reason.into(), cool_down: true }
     }
 }
 
@@ -74,6 +81,8 @@ pub(super) struct Run {
     pub(super) shared: Arc<Shared>,
     pub(super) record: Known,
     pub(super) holder: Holder,
+    /// The checkpoint for which no node that fits came for long: it was claimed to give that up.
+    pub(super) given_up: Option<CheckpointId>,
     pub(super) work_dir: PathBuf,
     pub(super) orders: watch::Receiver<Order>,
     unsaved_since: Arc<Mutex<Instant>>,
@@ -100,18 +109,21 @@ pub(super) struct Live {
     pub(super) rechecked_at: Instant,
     /// What is known of how long it runs.
     pub(super) prospects: Prospects,
+    /// Why it was resumed here, until that is in the record.
+    pub(super) note: Option<String>,
 }
 
 pub(super) async fn run(
     shared: Arc<Shared>,
     record: Known,
     holder: Holder,
+    given_up: Option<CheckpointId>,
     orders: watch::Receiver<Order>,
     unsaved_since: Arc<Mutex<Instant>>,
 ) {
     let work_dir = shared.config.work_dir.join(format!("{}-{}", record.id, record.epoch));
     let id = record.id.clone();
-    let mut run = Run { shared: Arc::clone(&shared), record, holder, work_dir, orders, unsaved_since };
+    let mut run = Run { shared: Arc::clone(&shared), record, holder, given_up, work_dir, orders, unsaved_since };
     let leave = run.attempt().await;
     run.leave(leave).await;
     shared.live_logs.remove(&id, run.holder.epoch);
@@ -167,7 +179,8 @@ impl Run {
         mut interrupted: BoxFuture<'static, Leave>,
     ) -> Result<Leave, Leave> {
         let plan = Some(self.plan_note(live));
-        self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now(), plan }).await?;
+        let note = live.note.take();
+        self.commit(JobEvent::Started { holder: self.holder.clone(), at: fresh::now(), plan, note }).await?;
         self.merge_log(live).await?;
         let dump = &self.shared.capabilities.dump;
         let mode = plan::checkpoint_mode(self.record.spec.checkpoint, dump.is_ok());
@@ -310,9 +323,9 @@ impl Run {
                 checkpoint::settle(upload).await;
                 self.end_with(live, outcome).await
             }
-            Leave::Release { reason, cool_down, unfit } if *self.orders.borrow() == Order::Save => {
+            Leave::Release { reason, cool_down } if *self.orders.borrow() == Order::Save => {
                 let reason = self.save(live, upload, mode, reason).await?;
-                Ok(Leave::Release { reason, cool_down, unfit })
+                Ok(Leave::Release { reason, cool_down })
             }
             leave => {
                 self.kill(live).await;

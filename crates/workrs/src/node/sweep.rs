@@ -16,6 +16,8 @@ use workrs_store::{
 use super::Shared;
 
 const PAGE: usize = 500;
+/// A part of an upload that nothing was added to for so long was given up.
+const UPLOAD_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// Blobs without a record are left alone until they are this old: their submit may still be under way.
 const UNCLAIMED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -37,10 +39,12 @@ pub(crate) async fn clean(records: &Records, blobs: &Blobs, record: &JobRecord) 
 
 async fn clean_blobs(blobs: &Blobs, record: &JobRecord) -> Result<(), BlobError> {
     let names = BlobNames(&record.id);
-    for prefix in [names.checkpoints(), names.all_inputs()] {
-        blobs.delete_prefix(&prefix).await?;
-    }
-    Ok(())
+    blobs.delete_prefix(&names.checkpoints()).await?;
+    // Somebody may repeat the submit at this moment: what they write is not taken from under them, and goes with the answer.
+    let inputs = names.all_inputs();
+    let found = blobs.list(&inputs).await?;
+    blobs.delete_all(found.iter().map(|(name, _)| name.as_str())).await?;
+    blobs.sweep_abandoned(&inputs, UPLOAD_WITHIN).await
 }
 
 /// Removes what finished jobs no longer need, as the node that finished them may have died before it did, and the jobs whose
@@ -139,18 +143,25 @@ async fn finished_before(
     })
 }
 
-/// The record goes first, so that none names what is gone. Blobs that come later are of a new job with the same id, and
-/// those that a crash leaves here are found by the sweep.
 async fn delete(shared: &Shared, id: &JobId) -> anyhow::Result<()> {
-    let blobs = shared.blobs.list(&BlobNames(id).prefix()).await?;
-    match unless_damaged(id, shared.records.delete(id).await) {
-        Ok(Some(())) => {}
+    match unless_damaged(id, delete_job(&shared.records, &shared.blobs, id).await) {
+        Ok(Some(())) => tracing::info!(job = %id, "deleted a job that finished long ago"),
         // Damaged, run on, or deleted by another node.
-        Ok(None) | Err(RecordError::Illegal(_) | RecordError::NotFound) => return Ok(()),
+        Ok(None) | Err(RecordError::Illegal(_) | RecordError::NotFound) => {}
         Err(error) => return Err(error.into()),
     }
-    shared.blobs.delete_all(blobs.iter().map(|(name, _)| name.as_str())).await?;
-    tracing::info!(job = %id, "deleted a job that finished long ago");
+    Ok(())
+}
+
+/// Deletes a job that has ended. The record goes first, so that none names what is gone. Blobs that come later are of a new
+/// job with the same id, and those that a crash or a store that does not answer leaves here are found by the sweep.
+pub(crate) async fn delete_job(records: &Records, blobs: &Blobs, id: &JobId) -> Result<(), RecordError> {
+    let unavailable = |error: BlobError| RecordError::Unavailable(error.to_string());
+    let names = blobs.list(&BlobNames(id).prefix()).await.map_err(unavailable)?;
+    records.delete(id).await?;
+    if let Err(error) = blobs.delete_all(names.iter().map(|(name, _)| name.as_str())).await {
+        tracing::warn!(job = %id, %error, "cannot remove yet what a deleted job left in the blobs");
+    }
     Ok(())
 }
 

@@ -78,6 +78,8 @@ impl Said {
 pub struct Client {
     program: PathBuf,
     token: Option<String>,
+    /// Of the certificates that they believe.
+    fingerprints: Vec<String>,
 }
 
 impl Client {
@@ -88,7 +90,14 @@ impl Client {
         if let Some(token) = &self.token {
             command.env("WORKRS_TOKEN", token);
         }
+        command.env("WORKRS_TLS_FINGERPRINT", self.fingerprints.join(","));
         command
+    }
+
+    /// The same, who also believes these certificates.
+    pub fn believing(mut self, fingerprints: impl IntoIterator<Item = String>) -> Self {
+        self.fingerprints.extend(fingerprints);
+        self
     }
 }
 
@@ -154,9 +163,9 @@ impl Node {
         self
     }
 
-    /// The node will be found at this address.
-    pub fn at(mut self, address: &str) -> Self {
-        self.url = format!("http://{address}");
+    /// The node will be found there.
+    pub fn at(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.url);
         self
     }
 
@@ -187,6 +196,11 @@ impl Node {
 
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// Where the node's unpacked layers of images lie.
+    pub fn layers(&self) -> PathBuf {
+        if self.images.is_some() { self.folder.join("layers") } else { self.data().join("images/layers") }
     }
 
     /// A folder of the test's own, removed with the node.
@@ -223,6 +237,11 @@ impl Node {
             let target = self.data().join("images");
             fs::create_dir_all(&target).unwrap();
             writeln!(script, "mount --bind '{}' '{}' || exit", images.display(), target.display()).unwrap();
+            // Unpacked layers are kept and removed by each node as it sees fit.
+            let (own, target) = (self.layers(), target.join("layers"));
+            fs::create_dir_all(&own).unwrap();
+            let (own, target) = (own.display(), target.display());
+            writeln!(script, "mkdir -p '{target}' && mount --bind '{own}' '{target}' || exit").unwrap();
         }
         if let Some((folder, bytes)) = &self.small {
             fs::create_dir_all(folder).unwrap();
@@ -361,7 +380,15 @@ impl Node {
 
     /// Whoever uses this node or its group.
     pub fn client(&self) -> Client {
-        Client { program: self.program.clone(), token: self.token.clone() }
+        let fingerprints = self.fingerprint().into_iter().collect();
+        Client { program: self.program.clone(), token: self.token.clone(), fingerprints }
+    }
+
+    /// Of the certificate that the node shows, as it says when it is started.
+    pub fn fingerprint(&self) -> Option<String> {
+        let said = self.said_in_all();
+        let line = said.lines().find_map(|line| line.strip_prefix("certificate: "))?;
+        Some(line.split(' ').next()?.to_owned())
     }
 
     fn succeed(&self, arguments: &[&str]) -> String {

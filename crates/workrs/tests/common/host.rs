@@ -122,6 +122,18 @@ pub fn jobs_on(name: &str) -> Vec<String> {
     .collect()
 }
 
+/// Whether a node has jobs with these beginnings of their containers' names, and every process of them stands still.
+pub fn is_frozen(name: &str, beginning: &str) -> bool {
+    let nodes = cgroups(name).into_iter().filter_map(|node| fs::read_dir(node).ok()).flatten().flatten();
+    let jobs = nodes.map(|entry| entry.path());
+    let mut jobs =
+        jobs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning)));
+    jobs.any(|job| {
+        let read = |name: &str| fs::read_to_string(job.join(name)).unwrap_or_default();
+        read("freezer.state").trim() == "FROZEN" || read("cgroup.events").lines().any(|line| line == "frozen 1")
+    })
+}
+
 fn numbered(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
     entries.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit())).collect()

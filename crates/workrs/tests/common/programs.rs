@@ -63,7 +63,8 @@ impl Program {
         Self { name, command: texts(command), inputs: texts(inputs), outputs, options: &[], pace: LONG, known: None }
     }
 
-    fn with(self, options: &'static [&'static str]) -> Self {
+    /// With further options for `submit`, in place of those that it has.
+    pub fn with(self, options: &'static [&'static str]) -> Self {
         Self { options, ..self }
     }
 

@@ -16,7 +16,7 @@ use workrs_core::{
     id::{JobId, NodeId, Owner},
     job::{BlobRef, JobRecord, JobState, Standing, Start},
     keys::BlobNames,
-    spec::{CheckpointPolicy, JobSpec},
+    spec::{CheckpointPolicy, JobSpec, Network},
 };
 use workrs_store::{blobs::Blobs, checkpoints::Checkpoints, fresh, records::Records};
 
@@ -29,12 +29,27 @@ pub struct TestJob {
 }
 
 impl TestJob {
-    /// Submits the job.
+    /// Submits the job, to be checkpointed every two seconds.
     pub async fn submit(program: &str, lines: usize, records: &Records) -> Self {
+        Self::submit_with(CheckpointPolicy::Every(Duration::from_secs(2)), program, lines, records).await
+    }
+
+    /// Submits it to be checkpointed in this way.
+    pub async fn submit_with(policy: CheckpointPolicy, program: &str, lines: usize, records: &Records) -> Self {
+        Self::submit_spec(program, lines, records, |spec| spec.checkpoint = policy).await
+    }
+
+    /// Submits it with changes.
+    pub async fn submit_spec(
+        program: &str,
+        lines: usize,
+        records: &Records,
+        change: impl FnOnce(&mut JobSpec),
+    ) -> Self {
         let job = Self { id: JobId::new("job").unwrap(), lines, blobs: Arc::new(InMemory::new()) };
         let inputs = store_input(&job.blobs(), &job.id).await;
         let mut spec = JobSpec::new("test", vec![program.to_owned(), lines.to_string(), "1000".to_owned()]);
-        spec.checkpoint = CheckpointPolicy::Every(Duration::from_secs(2));
+        change(&mut spec);
         let record = JobRecord::submitted(job.id.clone(), Owner::new("me").unwrap(), spec, Some(inputs), fresh::now());
         records.submit(record, &fresh::operation()).await.unwrap();
         job
@@ -103,12 +118,15 @@ pub fn node_config(name: &str, work_dir: PathBuf) -> NodeConfig {
         id: NodeId::new(name).unwrap(),
         host: format!("host-of-{name}"),
         address: String::new(),
+        tls_fingerprint: None,
         roles: Roles::default(),
         cpu_features: Vec::new(),
         stop_timeout: Duration::from_secs(80),
         cpus_milli: 1_000,
         memory_bytes: 1 << 30,
         labels: BTreeMap::new(),
+        allow_network: Network::Host,
+        allow_drills: false,
         lease: Duration::from_secs(5),
         log_limit_bytes: 1 << 20,
         unfit_wait: Duration::from_secs(600),
@@ -118,6 +136,7 @@ pub fn node_config(name: &str, work_dir: PathBuf) -> NodeConfig {
         prior_mtbf: Duration::from_secs(3_600),
         archive_after: Duration::from_secs(3_600),
         keep_finished: None,
+        keep_audit: None,
     }
 }
 

@@ -4,19 +4,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod fit;
 mod group;
 mod job;
+mod network;
+mod quotas;
 mod world;
 
 use std::time::Duration;
 
 use workrs::node::CheckpointQuota;
-use workrs_core::job::Resumable;
+use workrs_core::{job::Resumable, quota::Quota};
 use workrs_engine::fake;
 use workrs_store::faulty::{Fault, Faults};
 
 use crate::{
     group::{Death, Group, GroupStory},
+    network::Meanwhile,
     world::{Story, World},
 };
 
@@ -100,9 +104,12 @@ fn a_refused_checkpoint_steps_down_and_says_so() {
 fn a_job_waits_for_a_host_that_fits_and_then_starts_clean() {
     let record = World::refused(fake::Restores::Unfit);
     let notes = record.attempts.iter().flat_map(|attempt| &attempt.notes).cloned().collect::<Vec<_>>().join("\n");
-    assert!(notes.contains("released: this host does not fit the checkpoint"), "{notes}");
-    assert!(notes.contains("no node fits it"), "{notes}");
-    assert!(record.totals.attempts > 3, "it must wait before it gives the work up");
+    let why = "the test makes this host unfit";
+    let released = format!("released: checkpoint 1-2 cannot be resumed here: {why}");
+    assert!(notes.contains(&released), "{notes}");
+    assert!(notes.contains(&format!("checkpoint 1-2 is bad (no node fits it: node: {why}); fell back")), "{notes}");
+    assert!(notes.contains("no good checkpoint is left: clean start"), "{notes}");
+    assert_eq!(record.totals.attempts, 3, "one begins, one finds that it does not fit, one gives the work up");
 }
 
 #[test]
@@ -198,4 +205,34 @@ fn a_group_finishes_a_job_whatever_befalls_a_node_that_stops() {
 #[test]
 fn a_group_finishes_a_job_whatever_befalls_a_node_that_drains() {
     every_fault_of_a_node(GroupStory::Drained);
+}
+
+/// The real engine has frozen it meanwhile; it is told to let it go on, and under which claim.
+#[test]
+fn a_job_with_network_that_is_still_its_nodes_goes_on() {
+    let (record, may_go_on) = network::cut_off_alone(Meanwhile::Nothing);
+    assert_eq!((record.totals.attempts, record.losses), (1, 0), "{record:#?}");
+    assert!(!may_go_on.is_empty() && may_go_on.iter().all(|container| container == "job-1"), "{may_go_on:?}");
+}
+
+/// Nobody has claimed it yet, but what it did since its checkpoint counts no more.
+#[test]
+fn a_job_with_network_that_was_given_back_is_ended_and_resumed() {
+    let (record, may_go_on) = network::cut_off_alone(Meanwhile::GivenBack);
+    assert_eq!(record.totals.attempts, 2, "{record:#?}");
+    assert!(!may_go_on.contains(&"job-1".to_owned()), "{may_go_on:?}");
+}
+
+#[test]
+fn jobs_of_an_owner_with_a_quota_wait_for_each_other_and_for_nobody_else() {
+    for (quota, expected) in [
+        (Quota { running: Some(2), ..Quota::default() }, 2),
+        (Quota { cpus_milli: Some(3_000), ..Quota::default() }, 3),
+        (Quota { memory_bytes: Some(1 << 30), ..Quota::default() }, 2),
+        (Quota { queued: Some(1), ..Quota::default() }, 8),
+    ] {
+        let (most, ended_before) = quotas::the_most_that_ran(quota.clone());
+        assert_eq!(most, expected, "{quota:?}");
+        assert_eq!(ended_before, 0, "{quota:?}: jobs of others waited");
+    }
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use workrs_core::{
     id::{Epoch, JobId},
     job::{BlobRef, CheckpointId, CheckpointMode},
+    spec::Network,
 };
 use workrs_engine::{
     CapturedPart, Container, ContainerSpec, Engine, Origin,
@@ -72,7 +73,13 @@ struct Job<'a> {
 /// Lives through all rounds; an error tells what did not come back as it was.
 pub async fn live(rounds: &[Round]) -> anyhow::Result<()> {
     let helper = std::env::current_exe()?;
-    let config = RuncConfig { data_dir: DATA.into(), node: "files-test".to_owned(), disk_pool_bytes: POOL, helper };
+    let config = RuncConfig {
+        data_dir: DATA.into(),
+        node: "files-test".to_owned(),
+        disk_pool_bytes: POOL,
+        image_cache_bytes: POOL,
+        helper,
+    };
     let engine = RuncEngine::open(config).await?;
     engine.sweep().await?;
     let folder = tempfile::tempdir_in("/var/tmp")?;
@@ -96,6 +103,9 @@ fn spec(epoch: u64) -> ContainerSpec {
         job: id(),
         attempt: epoch.to_string(),
         command: ["python3", "-c", HOLDER].map(str::to_owned).to_vec(),
+        folder: "/job".to_owned(),
+        image: None,
+        network: Network::None,
         env: std::collections::BTreeMap::default(),
         cpus_milli: 1_000,
         memory_bytes: 256 << 20,

@@ -30,6 +30,8 @@ pub struct Seen {
 
 /// Every file below a folder, and the folder itself, by path.
 pub fn snapshot(root: &Path) -> BTreeMap<String, Seen> {
+    // How many blocks a file has is settled only when it is written back.
+    rustix::fs::syncfs(fs::File::open(root).unwrap()).unwrap();
     let mut seen = BTreeMap::new();
     visit(root, "", &mut seen);
     seen

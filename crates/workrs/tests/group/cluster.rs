@@ -18,7 +18,7 @@ use workrs_store::{
 };
 
 use crate::{
-    harness::{Images, Node, Said},
+    harness::{Client, Images, Node, Said},
     history::{History, Recorder},
     host,
     http::{Answer, Request},
@@ -132,8 +132,13 @@ impl Cluster {
 
     /// Runs a command of the client against the group.
     pub fn workrs(&self, arguments: &[&str]) -> Said {
-        let output = self.nodes[0].client().command(&self.servers(), arguments).output().unwrap();
+        let output = self.client().command(&self.servers(), arguments).output().unwrap();
         Said::of(&output)
+    }
+
+    /// Whoever uses the group.
+    pub fn client(&self) -> Client {
+        self.nodes[0].client().believing(self.nodes.iter().filter_map(Node::fingerprint))
     }
 
     /// Runs a command of the client, again while the group cannot answer.
@@ -275,7 +280,10 @@ fn new_node(machine: &Machine, etcd: &Etcd, garage: &Garage, options: &[&str]) -
     let lease = format!("{}s", LEASE.as_secs());
     let (state, blobs) = (state_url(etcd), garage.url("group"));
     let own = ["--listen", &listen, "--state", &state, "--blobs", &blobs, "--lease", &lease];
-    let node = Node::new(&[&own, options].concat(), Images::Shared);
-    let node = node.with_namespace(&machine.namespace).with_token(TOKEN).at(&listen);
+    // Nobody else is on the network of the tests.
+    let (scheme, safe): (_, &[&str]) =
+        if options.contains(&"--tls") { ("https", &[]) } else { ("http", &["--insecure"]) };
+    let node = Node::new(&[&own, safe, options].concat(), Images::Shared);
+    let node = node.with_namespace(&machine.namespace).with_token(TOKEN).at(&format!("{scheme}://{listen}"));
     Garage::environment().into_iter().fold(node, |node, (name, value)| node.with_environment(name, value))
 }

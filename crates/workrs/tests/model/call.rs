@@ -147,6 +147,7 @@ fn assume(event: &mut JobEvent, current: &Holder) {
     | JobEvent::FellBack { holder, .. }
     | JobEvent::Finished { holder, .. }
     | JobEvent::Released { holder, .. }
+    | JobEvent::RestoreUnfit { holder, .. }
     | JobEvent::NodeLost { holder, .. } = event
     {
         *holder = current.clone();

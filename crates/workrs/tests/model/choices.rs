@@ -1,12 +1,13 @@
 //! What can happen next in a world.
 
 use workrs_core::{
+    id::Incarnation,
     job::{JobRecord, JobState},
     keys,
 };
 
 use crate::{
-    process::{Process, Task},
+    process::{Process, Task, says_why_it_waits},
     rules::{Rules, Weakness},
     world::{Action, CALLERS, World},
 };
@@ -47,6 +48,25 @@ impl World {
         self.nodes.iter().flat_map(|node| &node.process).any(|process| process.key == key)
     }
 
+    /// Whether the node's process does not have what the job's newest checkpoint needs.
+    pub fn has_declined(&self, number: usize) -> bool {
+        let process = self.nodes[number].process.as_deref();
+        process.is_some_and(|process| self.declined(&process.incarnation))
+    }
+
+    fn declined(&self, incarnation: &Incarnation) -> bool {
+        let point = self.store.record().and_then(JobRecord::resume_point);
+        point.is_some_and(|point| point.declined.iter().any(|declined| declined.incarnation == *incarnation))
+    }
+
+    /// Whether a node that takes jobs may have what the job's newest checkpoint needs.
+    fn is_there_one_that_fits(&self) -> bool {
+        let mut members = self.store.keys.iter().filter(|key| key.starts_with(keys::NODES));
+        let takes_jobs =
+            |key: &str| keys::node_of(key).is_some_and(|node| !self.store.keys.contains(&keys::drain(&node)));
+        members.any(|key| takes_jobs(key) && keys::incarnation_of(key).is_some_and(|process| !self.declined(&process)))
+    }
+
     fn user_actions(&self, actions: &mut Vec<Action>) {
         if !self.user.has_submitted {
             actions.push(Action::Submit);
@@ -76,16 +96,22 @@ impl World {
         let state = self.store.record().map(|record| &record.state);
         match &process.task {
             Task::Idle => {
-                if process.may_claim && matches!(state, Some(JobState::Queued { .. })) {
+                // Time is not modelled: whoever finds that no live node fits may have waited long enough.
+                let may_resume = !self.has_declined(number) || !self.is_there_one_that_fits();
+                if process.may_claim && may_resume && matches!(state, Some(JobState::Queued { .. })) {
                     actions.push(Action::Claim(number));
                 }
             }
             Task::BringingUp(_, point) => {
                 let is_there = point.is_none_or(|id| self.store.is_durable(id));
-                if is_there {
+                let gives_up = self.has_declined(number);
+                if is_there && !gives_up {
                     actions.push(Action::Restore(number));
                 }
-                if !is_there || (point.is_some() && self.left.bad_checkpoints > 0) {
+                if point.is_some() && self.left.unfit > 0 && !gives_up {
+                    actions.push(Action::Decline(number));
+                }
+                if !is_there || gives_up || (point.is_some() && self.left.bad_checkpoints > 0) {
                     actions.push(Action::FallBack(number));
                 }
             }
@@ -116,6 +142,12 @@ impl World {
     /// What the loops beside the job can do.
     fn loop_actions(&self, number: usize, process: &Process, rules: &Rules, actions: &mut Vec<Action>) {
         let state = self.store.record().map(|record| &record.state);
+        if let (Some(record), Some(JobState::Queued { .. }), None) = (self.store.record(), state, &process.keeper)
+            && !self.is_there_one_that_fits()
+            && !says_why_it_waits(record)
+        {
+            actions.push(Action::SayWhyItWaits(number));
+        }
         if let (Some(JobState::Running { holder, .. }), None) = (state, &process.keeper) {
             let is_here = holder.incarnation == process.incarnation;
             let has_left = !self.store.keys.contains(&keys::node(&holder.node, &holder.incarnation));

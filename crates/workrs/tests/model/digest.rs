@@ -10,7 +10,7 @@ use workrs_core::job::{JobEvent, JobRecord, JobState, Standing};
 
 use crate::{
     call::Call,
-    process::{Process, Task},
+    process::{Process, Task, says_why_it_waits},
     store::{Store, Write},
     world::{CALLERS, Caller, Node, User, World},
 };
@@ -63,7 +63,7 @@ fn hash_record<H: Hasher>(record: &JobRecord, state: &mut H) {
     let JobRecord { epoch, checkpoints, attempts, losses, retried, .. } = record;
     (epoch, losses, retried).hash(state);
     match &record.state {
-        JobState::Queued { .. } => 0.hash(state),
+        JobState::Queued { .. } => (0, says_why_it_waits(record)).hash(state),
         JobState::Running { holder, cancel, .. } => (1, holder, cancel.is_some()).hash(state),
         JobState::Finished { outcome, outputs, .. } => (2, format!("{outcome:?}"), outputs).hash(state),
     }
@@ -74,6 +74,7 @@ fn hash_record<H: Hasher>(record: &JobRecord, state: &mut H) {
             Standing::Dropped => 2,
         };
         (checkpoint.id, standing).hash(state);
+        checkpoint.declined.iter().for_each(|declined| declined.incarnation.hash(state));
     }
     for attempt in attempts {
         (attempt.epoch, &attempt.node, attempt.ended_at.is_some()).hash(state);
@@ -134,6 +135,7 @@ fn hash_event<H: Hasher>(event: &JobEvent, state: &mut H) {
     match event {
         JobEvent::CheckpointCommitted { checkpoint, .. } => checkpoint.id.hash(state),
         JobEvent::FellBack { bad, .. } => bad.hash(state),
+        JobEvent::RestoreUnfit { checkpoint, .. } | JobEvent::NoNodeFits { checkpoint, .. } => checkpoint.hash(state),
         JobEvent::Finished { outcome, outputs, .. } => (format!("{outcome:?}"), outputs).hash(state),
         _ => {}
     }

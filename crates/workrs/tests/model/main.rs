@@ -68,6 +68,13 @@ fn a_store_that_refuses_and_loses() {
 }
 
 #[test]
+fn nodes_that_do_not_fit_a_checkpoint() {
+    holds(Faults { unfit: 2, crashes: 1, ..Faults::default() }, 1);
+    holds(Faults { unfit: 1, crashes: 1, lost_answers: 1, ..Faults::default() }, 1);
+    holds(Faults { unfit: 2, drains: 1, cancels: 1, ..Faults::default() }, 2);
+}
+
+#[test]
 fn a_cancel_and_a_crash() {
     holds(Faults { crashes: 1, cancels: 1, ..Faults::default() }, 2);
 }
@@ -90,6 +97,7 @@ fn every_run_ends() {
     for (faults, checkpoints) in [
         (Faults { crashes: 1, lost_answers: 1, ..Faults::default() }, 1),
         (Faults { pauses: 1, refusals: 1, ..Faults::default() }, 0),
+        (Faults { unfit: 2, crashes: 1, ..Faults::default() }, 1),
         (Faults { drains: 1, bad_checkpoints: 1, failures: 1, cancels: 1, ..Faults::default() }, 1),
     ] {
         let worlds = cycles::find(&Rules { faults, checkpoints, weakness: None }).unwrap();

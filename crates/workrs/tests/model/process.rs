@@ -1,10 +1,12 @@
 //! What a node's process does with the job: from the claim to the end, and the loops beside it.
 
 use workrs_core::{
+    fit::HostNeeds,
     hash::ContentHash,
     id::{Incarnation, JobId, NodeId, OperationId, Timestamp},
     job::{
-        BlobRef, Checkpoint, CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobState, Outcome, Standing,
+        BlobRef, Checkpoint, CheckpointId, CheckpointMode, Failure, Holder, JobEvent, JobRecord, JobState, Outcome,
+        Standing,
         decide::{self, Decision},
     },
     keys::{self, BlobNames},
@@ -15,6 +17,13 @@ use crate::{
     rules::{Rules, Weakness},
     store::{Doomed, Store, output_name},
 };
+
+const WAITS: &str = "no node fits";
+
+/// Whether the record of a queued job says that no live node fits.
+pub fn says_why_it_waits(record: &JobRecord) -> bool {
+    matches!(&record.state, JobState::Queued { reason: Some(reason), .. } if reason == WAITS)
+}
 
 /// All times are the same: no decision of a job's life depends on them.
 pub const AT: Timestamp = Timestamp::from_millis(0);
@@ -105,6 +114,21 @@ impl Process {
         self.task_moves(Step::FallBack(holder), progress, store, rules)
     }
 
+    /// This node does not have what the checkpoint needs that the job is to go on from.
+    pub fn decline(&mut self, store: &Store, rules: &Rules) -> Option<Doomed> {
+        let Task::BringingUp(holder, point) = &self.task else { return None };
+        let (holder, checkpoint) = (holder.clone(), (*point)?);
+        self.end(JobEvent::RestoreUnfit { holder, at: AT, checkpoint, reason: "differs".to_owned() }, store, rules)
+    }
+
+    /// Says in the record that no live node fits.
+    pub fn say_why_it_waits(&mut self, store: &Store, rules: &Rules) {
+        let Some(point) = store.record().and_then(|record| record.resume_point()) else { return };
+        let event = JobEvent::NoNodeFits { checkpoint: point.id, reason: WAITS.to_owned() };
+        let progress = Call::begin(store, &unguarded(event), self.operation(), rules);
+        self.keeper_moves(progress);
+    }
+
     /// Stores a checkpoint.
     pub fn upload(&mut self, store: &mut Store, rules: &Rules) {
         if let Task::Running(run) = &mut self.task {
@@ -134,7 +158,7 @@ impl Process {
         let name = output_name(&job(), holder.epoch);
         let outputs =
             matches!(self.task, Task::Running(_)).then(|| BlobRef { name, hash: ContentHash::of(b""), len: 0 });
-        self.end(JobEvent::Finished { holder, at: AT, outcome, outputs, log_bytes: 0 }, store, rules)
+        self.end(JobEvent::Finished { holder, at: AT, outcome, outputs, output_bytes: 0, log_bytes: 0 }, store, rules)
     }
 
     /// Gives the job back.
@@ -297,7 +321,9 @@ fn checkpoint(id: CheckpointId, operation: &OperationId) -> Checkpoint {
         uploaded_bytes: 0,
         run_ms: 0,
         log_bytes: 0,
+        needs: HostNeeds::default(),
         refused_by: Vec::new(),
+        declined: Vec::new(),
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Faults {
     pub refusals: u8,
     /// A checkpoint turns out to be damaged.
     pub bad_checkpoints: u8,
+    /// A process finds that it does not have what a checkpoint needs.
+    pub unfit: u8,
     /// The program fails by its own fault; its user wants one retry.
     pub failures: u8,
     /// The user cancels.

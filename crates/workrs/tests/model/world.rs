@@ -84,6 +84,8 @@ pub enum Action {
     Claim(usize),
     Restore(usize),
     FallBack(usize),
+    Decline(usize),
+    SayWhyItWaits(usize),
     Upload(usize),
     Commit(usize),
     Succeed(usize),
@@ -199,10 +201,18 @@ impl World {
                     Task::BringingUp(_, point) => *point,
                     _ => None,
                 });
-                let is_fault = point.is_some_and(|id| self.store.is_durable(id));
+                let is_fault = point.is_some_and(|id| self.store.is_durable(id)) && !self.has_declined(node);
                 self.left.bad_checkpoints -= u8::from(is_fault);
                 self.with_process(node, |process, store| process.fall_back(store, rules));
             }
+            Action::Decline(node) => {
+                self.left.unfit -= 1;
+                self.with_process(node, |process, store| process.decline(store, rules));
+            }
+            Action::SayWhyItWaits(node) => self.with_process(node, |process, store| {
+                process.say_why_it_waits(store, rules);
+                None
+            }),
             Action::Fail(node) => {
                 self.left.failures -= 1;
                 self.with_process(node, |process, store| process.finish(failed(), store, rules));

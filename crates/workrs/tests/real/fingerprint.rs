@@ -71,7 +71,8 @@ fn submit(node: &Node) -> String {
 
 /// Python's own file in the node's copy of `/usr`.
 fn python_of(images: &Path) -> PathBuf {
-    let image = fs::read_dir(images).unwrap().flatten().find(|entry| entry.file_name().as_encoded_bytes()[0] != b'.');
+    let is_of_host = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"host-");
+    let image = fs::read_dir(images).unwrap().flatten().find(is_of_host);
     let folder = image.unwrap().path().join("root/usr/bin");
     fs::canonicalize(folder.join("python3")).unwrap()
 }

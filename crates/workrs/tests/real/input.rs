@@ -33,27 +33,27 @@ fn impossible_jobs_are_refused_with_reasons() {
     // A sixteenth of the memory is kept for dumps.
     let node = Node::start(&["--cpus", "2", "--memory", "4G"]);
     insta::assert_snapshot!(json(&node, "{\"command\": [\"true\""), @"400: the request cannot be understood: the job's JSON is not valid: EOF while parsing a list at line 1 column 19 ()");
-    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "colour": "red"}"#), @"400: the request cannot be understood: the job's JSON is not valid: unknown field `colour`, expected one of `id`, `name`, `command`, `args`, `image`, `env`, `cpus`, `memory`, `disk`, `timeout`, `retries`, `forecast`, `checkpoint`, `constraints`, `network`, `outputs`, `priority` at line 1 column 30 ()");
+    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "colour": "red"}"#), @"400: the request cannot be understood: the job's JSON is not valid: unknown field `colour`, expected one of `id`, `name`, `command`, `args`, `image`, `entrypoint`, `env`, `cpus`, `memory`, `disk`, `timeout`, `retries`, `forecast`, `checkpoint`, `constraints`, `network`, `outputs`, `priority` at line 1 column 30 ()");
     insta::assert_snapshot!(json(&node, "{}"), @"422: the job cannot be accepted: command: there is nothing to run: give a script or a command ()");
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "memory": "1"}"#), @"422: the job cannot be accepted: memory: must lie between 8 MiB and 16 TiB ()");
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "memory": "lots"}"#), @r#"422: the job cannot be accepted: memory: "lots" is not a size; write a number with K, M, G or T, such as 512M ()"#);
-    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "memory": "100G"}"#), @"422: the job cannot be accepted: memory: the job asks for 100 GiB, the largest node of the group has 3.8 GiB (ask for less, or start a larger node)");
-    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "cpus": 3}"#), @"422: the job cannot be accepted: cpus: the job asks for 3, the largest node of the group has 2 (ask for less, or start a larger node)");
+    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "memory": "100G"}"#), @"409: the job cannot be accepted: memory: the job asks for 100 GiB, the largest node of the group has 3.8 GiB (ask for less, or start a larger node)");
+    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "cpus": 3}"#), @"409: the job cannot be accepted: cpus: the job asks for 3, the largest node of the group has 2 (ask for less, or start a larger node)");
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "cpus": -1}"#), @"422: the job cannot be accepted: cpus: must be a positive number ()");
     // How much of the pool the file system takes for itself depends on its version.
     let disk = json(&node, r#"{"command": ["true"], "disk": "100G"}"#);
     let (most, hint) = disk.rsplit_once(" (").unwrap();
     assert!(
-        most.starts_with("422: the job cannot be accepted: disk: the job asks for 100 GiB, the largest node"),
+        most.starts_with("409: the job cannot be accepted: disk: the job asks for 100 GiB, the largest node"),
         "{most}"
     );
     assert_eq!(hint, "ask for less, or start a larger node)");
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "timeout": "0s"}"#), @"422: the job cannot be accepted: timeout: must be longer than zero ()");
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "checkpoint": "often"}"#), @r#"422: the job cannot be accepted: checkpoint: "often" is not one of auto, none, files, every=DURATION ()"#);
-    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "image": "alpine"}"#), @r#"422: the job cannot be accepted: image: "alpine" is not available; this version runs "host" only ()"#);
+    insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "image": "A B"}"#), @r#"400: the image cannot be brought: "A B" cannot be the name of an image: the name has upper-case letters, which only tags may have (write it as docker does: [registry[:port]/]name[:tag][@sha256:…])"#);
     insta::assert_snapshot!(json(&node, r#"{"command": ["true"], "id": "../x"}"#), @"400: the name cannot be used: a job id has the character '.'; use letters, digits, '-', '_' and '.', and start with a letter or digit ()");
     let long = "x".repeat(200);
-    insta::assert_snapshot!(json(&node, &format!(r#"{{"command": ["true"], "name": "{long}"}}"#)), @"422: the job cannot be accepted: name: has 200 bytes, at most 100 are allowed ()");
+    insta::assert_snapshot!(json(&node, &format!(r#"{{"command": ["true"], "name": "{long}"}}"#)), @"422: the job cannot be accepted: name: has 200 characters, at most 100 are allowed ()");
     assert_nothing_accepted(&node);
 }
 
@@ -66,14 +66,14 @@ fn files_that_cannot_be_are_refused_with_reasons() {
     let script = |name: &str, content: &str| vec![file_part("script", name, content)];
     let input = |name: &str| vec![file_part("script", "a.sh", "true"), file_part("input", name, "x")];
     insta::assert_snapshot!(form(&node, &script("a.sh", "")), @r#"422: the job cannot be accepted: script: "a.sh" is empty ()"#);
-    insta::assert_snapshot!(form(&node, &script("notes.txt", "hello")), @r#"422: the job cannot be accepted: script: do not know how to run "notes.txt": it is no ELF program, does not start with #! and has no known extension (.py, .sh, .js, .pl, .rb); give a command instead ()"#);
+    insta::assert_snapshot!(form(&node, &script("notes.txt", "hello")), @r#"422: the job cannot be accepted: script: do not know how to run "notes.txt": it is no ELF program, does not start with #! and has no known extension (.py, .sh, .bash, .js, .mjs, .cjs, .pl, .rb, .php, .lua, .r, .jl, .tcl, .awk, .java, .exs); give a command instead ()"#);
     insta::assert_snapshot!(form(&node, &script("../a.sh", "true")), @r#"400: a file name cannot be used: "../a.sh" is not a usable file name: it must not leave the job's folder ('..') ()"#);
     insta::assert_snapshot!(form(&node, &input("../../etc/passwd")), @r#"400: a file name cannot be used: "../../etc/passwd" is not a usable file name: it must not leave the job's folder ('..') ()"#);
     insta::assert_snapshot!(form(&node, &input("/etc/passwd")), @r#"400: a file name cannot be used: "/etc/passwd" is not a usable file name: it must be relative ()"#);
     insta::assert_snapshot!(form(&node, &input("a\tb")), @r#"400: a file name cannot be used: "a\tb" is not a usable file name: it contains a control character ()"#);
     insta::assert_snapshot!(form(&node, &input(&"x".repeat(300))), @r#"400: a file name cannot be used: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" is not a usable file name: a component is longer than 255 bytes ()"#);
     insta::assert_snapshot!(form(&node, &input("a.sh")), @r#"422: the job cannot be accepted: input: "a.sh" is there twice ()"#);
-    insta::assert_snapshot!(form(&node, &[&script("a.sh", "true")[..], &[text_part("colour", "red")]].concat()), @"400: the request cannot be understood: the form is not valid: unknown field `colour`, expected one of `id`, `name`, `command`, `args`, `image`, `env`, `cpus`, `memory`, `disk`, `timeout`, `retries`, `forecast`, `checkpoint`, `constraints`, `network`, `outputs`, `priority` ()");
+    insta::assert_snapshot!(form(&node, &[&script("a.sh", "true")[..], &[text_part("colour", "red")]].concat()), @"400: the request cannot be understood: the form is not valid: unknown field `colour`, expected one of `id`, `name`, `command`, `args`, `image`, `entrypoint`, `env`, `cpus`, `memory`, `disk`, `timeout`, `retries`, `forecast`, `checkpoint`, `constraints`, `network`, `outputs`, `priority` ()");
     insta::assert_snapshot!(form(&node, &[&script("a.sh", "true")[..], &[text_part("disk", "8M")], &[file_part("input", "big", &"x".repeat(9 << 20))]].concat()), @"422: the job cannot be accepted: disk: the inputs have 9 MiB and the job's disk only 8 MiB (ask for a larger disk (--disk))");
     assert_nothing_accepted(&node);
 }

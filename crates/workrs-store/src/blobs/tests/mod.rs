@@ -269,3 +269,29 @@ async fn a_writer_under_every_fault_errs_or_its_blob_is_whole() {
         }
     }
 }
+
+#[tokio::test]
+async fn lengths_are_told_without_reading() {
+    for opened in all_stores() {
+        let blobs = &opened.blobs;
+        assert_eq!(blobs.len_of("a/b").await, Err(BlobError::Missing("a/b".to_owned())));
+        blobs.put("a/b", pattern(100_000)).await.unwrap();
+        assert_eq!(blobs.len_of("a/b").await, Ok(100_000));
+        let wiped = blobs.clone().with_marker("group", "x".into());
+        assert!(matches!(wiped.len_of("a/c").await, Err(BlobError::Unavailable(_))), "no proof without the marker");
+    }
+}
+
+#[tokio::test]
+async fn only_what_nobody_writes_to_any_more_is_abandoned() {
+    let [opened, _] = two_stores();
+    let mut writer = opened.blobs.writer_of_parts("images/a", PART);
+    writer.write(pattern(4 * PART)).await.unwrap();
+    let root = opened.folder.as_ref().unwrap().path().to_owned();
+    assert_eq!(files_below(&root).len(), 1, "it is written to a file of its own");
+    opened.blobs.sweep_abandoned("images/", Duration::from_secs(3_600)).await.unwrap();
+    assert_eq!(files_below(&root).len(), 1);
+    opened.blobs.sweep_abandoned("images/", Duration::ZERO).await.unwrap();
+    assert!(files_below(&root).is_empty());
+    drop(writer);
+}

@@ -36,7 +36,7 @@ fn id(epoch: u64, seq: u64) -> CheckpointId {
 
 fn needs() -> RestoreNeeds {
     let mapped = vec![MappedFile { path: "/usr/bin/x".into(), len: 3, hash: workrs_core::hash::ContentHash::of(b"x") }];
-    RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), mapped }
+    RestoreNeeds { engine: "fake".into(), format: 1, arch: "x86_64".into(), mapped, ..RestoreNeeds::default() }
 }
 
 /// Bytes that zstd cannot shorten, the same for the same seed.

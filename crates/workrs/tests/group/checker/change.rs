@@ -42,6 +42,7 @@ pub fn check(
             change.progress(holder, now, tally);
         }
         (JobState::Running { holder, .. }, JobState::Queued { .. }) => change.requeue(holder, tally),
+        (JobState::Queued { .. }, JobState::Queued { reason, .. }) => change.says_why_it_waits(reason.as_deref()),
         (JobState::Running { .. }, JobState::Finished { outcome, log_bytes, .. }) => {
             change.finish(outcome, *log_bytes, tally);
         }
@@ -98,7 +99,9 @@ impl Change<'_> {
         let after = self.after;
         let newest = newest_kept(after);
         let (start, log) = match newest {
-            Some(checkpoint) => (Start::Checkpoint { id: checkpoint.id, mode: checkpoint.mode }, checkpoint.log_bytes),
+            Some(Checkpoint { id, mode, run_ms, log_bytes, .. }) => {
+                (Start::Checkpoint { id: *id, mode: *mode, run_ms: *run_ms }, *log_bytes)
+            }
             None => (Start::Clean, after.log_base),
         };
         self.demand(attempt.start == start, || format!("it starts from {:?} instead of {start:?}", attempt.start));
@@ -182,12 +185,39 @@ impl Change<'_> {
         self.demand(further, || format!("checkpoint {id} is not as far as {base}: {checkpoint:?}"));
     }
 
+    /// Only the reason changes, and it is that no node fits the checkpoint which the job would go on from.
+    fn says_why_it_waits(&mut self, reason: Option<&str>) {
+        let (before, after) = (self.before, self.after);
+        let same = JobRecord { state: after.state.clone(), ..before.clone() } == *after && before.state != after.state;
+        self.demand(same, || format!("it changed in the queue: {:?} to {:?}", before.state, after.state));
+        let point = newest_kept(after).map(|point| format!("waits for a node that fits checkpoint {}: ", point.id));
+        let says = point.zip(reason).is_some_and(|(words, reason)| reason.starts_with(&words));
+        self.demand(says, || format!("it waits for no checkpoint of its own: {reason:?}"));
+    }
+
     /// The job goes back: lost with its node, which must be gone, or given back by its holder.
     fn requeue(&mut self, holder: &Holder, tally: &mut Tally) {
         self.attempt_ends(holder, tally);
         let same = self.before.checkpoints.len() == self.after.checkpoints.len()
             && newest_kept(self.before).map(|c| c.id) == newest_kept(self.after).map(|c| c.id);
         self.demand(same, || "its checkpoints changed when it went back to the queue".to_owned());
+        self.declines(holder);
+    }
+
+    /// Who declined a checkpoint is noted with the checkpoint that its attempt was to start from, and nobody else.
+    fn declines(&mut self, holder: &Holder) {
+        for (known, now) in self.before.checkpoints.iter().zip(&self.after.checkpoints) {
+            let others = |checkpoint: &Checkpoint| -> Vec<_> {
+                checkpoint.declined.iter().filter(|declined| declined.node != holder.node).cloned().collect()
+            };
+            let (others_before, others_now) = (others(known), others(now));
+            let added = now.declined.len() > others_now.len() && known.declined != now.declined;
+            let is_its_own = !added || Some(now.id) == newest_kept(self.after).map(|point| point.id);
+            // The oldest is forgotten when there are many.
+            let are_same = others_before.ends_with(&others_now) && (others_before == others_now || added);
+            let told = format!("checkpoint {}: {:?} became {:?}", now.id, known.declined, now.declined);
+            self.demand(is_its_own && are_same, || format!("somebody else declined {told}"));
+        }
     }
 
     fn attempt_ends(&mut self, holder: &Holder, tally: &mut Tally) {

@@ -149,7 +149,8 @@ fn check_index(world: &World, before: Option<&JobRecord>, id: &JobId) -> Vec<Str
 /// At the end there is no index key that belongs to no record.
 fn check_all_indexes(world: &World) -> Vec<String> {
     let wanted: Vec<_> = world.records.values().flat_map(keys::index_keys).map(|(key, _)| key).collect();
-    let prefixes = [keys::QUEUE, keys::RUNNING, keys::CLEANUP, keys::FINISHED, "owner/"];
+    let prefixes =
+        [keys::QUEUE, keys::RUNNING, keys::CLEANUP, keys::FINISHED, keys::IMAGE_USES, "owner/", "running-of/"];
     let indexes = world.keys.keys().filter(|key| prefixes.iter().any(|prefix| key.starts_with(prefix)));
     indexes.filter(|key| !wanted.contains(key)).map(|key| format!("{key} belongs to no record")).collect()
 }

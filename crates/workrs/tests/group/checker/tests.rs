@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use workrs_core::{
+    fit::HostNeeds,
     hash::ContentHash,
     id::{Epoch, Incarnation, JobId, NodeId, OperationId, Owner, Timestamp},
     job::{
-        BlobRef, Checkpoint, CheckpointId, CheckpointMode, Holder, JobEvent, JobRecord, JobState, Outcome, Standing,
-        Start,
+        BlobRef, Checkpoint, CheckpointId, CheckpointMode, Declined, Holder, JobEvent, JobRecord, JobState, Outcome,
+        Standing, Start,
     },
     keys,
     spec::JobSpec,
@@ -45,7 +46,9 @@ fn checkpoint(epoch: u64, seq: u64, so_far: u64) -> Checkpoint {
         total_ms: 2,
         size_bytes: 3,
         uploaded_bytes: 4,
+        needs: HostNeeds::default(),
         refused_by: Vec::new(),
+        declined: Vec::new(),
         run_ms: so_far,
         log_bytes: so_far,
     }
@@ -105,7 +108,7 @@ impl Story {
 
     fn claim(&mut self, node: &str, epoch: u64) {
         self.event(&JobEvent::Claimed { holder: holder(node, epoch), at: AT });
-        self.event(&JobEvent::Started { holder: holder(node, epoch), at: AT, plan: None });
+        self.event(&JobEvent::Started { holder: holder(node, epoch), at: AT, plan: None, note: None });
     }
 
     fn save(&mut self, node: &str, epoch: u64, seq: u64, so_far: u64) {
@@ -120,7 +123,7 @@ impl Story {
 
     fn end(&mut self, node: &str, epoch: u64) {
         let (holder, outcome) = (holder(node, epoch), Outcome::Succeeded);
-        self.event(&JobEvent::Finished { holder, at: AT, outcome, outputs: None, log_bytes: 90 });
+        self.event(&JobEvent::Finished { holder, at: AT, outcome, outputs: None, output_bytes: 0, log_bytes: 90 });
     }
 
     /// Up to a death of node `a` with two checkpoints.
@@ -175,6 +178,55 @@ fn a_right_history_is_accepted() {
 }
 
 #[test]
+fn a_node_that_does_not_fit_is_no_loss_and_the_job_may_say_why_it_waits() {
+    let mut story = Story::resumed();
+    let checkpoint = CheckpointId { epoch: Epoch(1), seq: 3 };
+    let (holder, reason) = (holder("b", 2), "other files".to_owned());
+    story.event(&JobEvent::RestoreUnfit { holder, at: AT, checkpoint, reason });
+    let reason = "waits for a node that fits checkpoint 1-3: b: other files".to_owned();
+    story.event(&JobEvent::NoNodeFits { checkpoint, reason });
+    story.claim("b", 3);
+    story.end("b", 3);
+    story.event(&JobEvent::Cleaned);
+    let verdict = story.verdict();
+    verdict.assert_all_succeeded(&["job".to_owned()]);
+    assert_eq!((verdict.total().losses, verdict.total().releases), (1, 1));
+}
+
+#[test]
+fn a_queued_job_may_change_in_nothing_but_why_it_waits() {
+    let mut story = Story::until_death();
+    story.force(|record| record.losses += 1);
+    story.expect("it changed in the queue");
+    let mut story = Story::until_death();
+    story.event(&JobEvent::NoNodeFits {
+        checkpoint: CheckpointId { epoch: Epoch(1), seq: 3 },
+        reason: "waits for a node that fits checkpoint 1-2: none".to_owned(),
+    });
+    story.expect("it waits for no checkpoint of its own");
+}
+
+#[test]
+fn a_node_declines_only_for_itself_and_what_it_was_to_start_from() {
+    let release = |change: &dyn Fn(&mut JobRecord)| {
+        let mut story = Story::resumed();
+        let released = JobEvent::Released { holder: holder("b", 2), at: AT, reason: "busy".to_owned() };
+        let released = story.record.apply(&released).unwrap();
+        story.force(|record| {
+            *record = released;
+            change(record);
+        });
+        story.expect("somebody else declined");
+    };
+    let declined = |node: &str| {
+        let Holder { node, incarnation, .. } = holder(node, 0);
+        Declined { node, incarnation, reason: "other files".to_owned() }
+    };
+    release(&|record| record.checkpoints.last_mut().unwrap().declined.push(declined("a")));
+    release(&|record| record.checkpoints.first_mut().unwrap().declined.push(declined("b")));
+}
+
+#[test]
 fn a_claim_must_count_one_up() {
     let mut story = Story::resumed();
     story.lose("b", 2);
@@ -206,7 +258,8 @@ fn nobody_may_claim_from_outside_or_while_drained() {
 #[test]
 fn a_resume_must_begin_at_the_newest_checkpoint() {
     let mut story = Story::until_death();
-    let older = Start::Checkpoint { id: CheckpointId { epoch: Epoch(1), seq: 2 }, mode: CheckpointMode::Full };
+    let id = CheckpointId { epoch: Epoch(1), seq: 2 };
+    let older = Start::Checkpoint { id, mode: CheckpointMode::Full, run_ms: 0 };
     let claimed = story.record.apply(&JobEvent::Claimed { holder: holder("b", 2), at: AT }).unwrap();
     story.force(|record| {
         *record = claimed;
