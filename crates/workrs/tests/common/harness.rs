@@ -6,9 +6,10 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs,
+    io::{Read, Seek},
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -67,9 +68,31 @@ pub struct Said {
 }
 
 impl Said {
-    pub fn of(output: &std::process::Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    /// Runs a command to its end. One that does not come to it is killed, and the test fails with what it said.
+    pub fn by(command: &mut Command) -> Self {
+        // Files, as a pipe is only at its end when all that the command left running has ended, too.
+        let [mut out, mut err] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if began.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let [out, err] = [&mut out, &mut err].map(|file| {
+            let mut bytes = Vec::new();
+            file.rewind().and_then(|()| file.read_to_end(&mut bytes)).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let status = status.unwrap_or_else(|| panic!("it does not end: {command:?}\n{out}\n{err}"));
+        Self { code: status.code(), out, err }
     }
 }
 
@@ -84,7 +107,7 @@ pub struct Client {
 
 impl Client {
     /// A command of the client against these nodes.
-    pub fn command(&self, servers: &str, arguments: &[&str]) -> std::process::Command {
+    pub fn command(&self, servers: &str, arguments: &[&str]) -> Command {
         let mut command = host::without_configuration(&self.program);
         command.env("WORKRS_SERVER", servers).args(arguments).stdin(Stdio::null());
         if let Some(token) = &self.token {
@@ -231,7 +254,7 @@ impl Node {
     }
 
     /// The command that starts this node.
-    pub fn command(&self) -> std::process::Command {
+    pub fn command(&self) -> Command {
         let mut script = String::new();
         if let Some(images) = &self.images {
             let target = self.data().join("images");
@@ -374,8 +397,7 @@ impl Node {
 
     /// Runs a command of the client against this node.
     pub fn workrs(&self, arguments: &[&str]) -> Said {
-        let output = self.client().command(&self.url, arguments).output().unwrap();
-        Said::of(&output)
+        Said::by(&mut self.client().command(&self.url, arguments))
     }
 
     /// Whoever uses this node or its group.

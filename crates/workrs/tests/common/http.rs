@@ -6,6 +6,8 @@ use std::{sync::OnceLock, time::Duration};
 use reqwest::Method;
 use tokio::runtime::Runtime;
 
+use crate::tools::PATIENCE;
+
 pub const BOUNDARY: &str = "workrs-test-boundary";
 
 /// The content type of [`Request::form`].
@@ -54,7 +56,8 @@ impl Request {
         let client = CLIENT.get_or_init(|| {
             workrs_store::tls::provide();
             // Whom nodes and clients believe is for those tests to see that use the real client.
-            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap()
+            let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+            client.timeout(PATIENCE).build().unwrap()
         });
         Self(client.request(method, url))
     }

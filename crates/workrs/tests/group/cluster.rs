@@ -132,8 +132,7 @@ impl Cluster {
 
     /// Runs a command of the client against the group.
     pub fn workrs(&self, arguments: &[&str]) -> Said {
-        let output = self.client().command(&self.servers(), arguments).output().unwrap();
-        Said::of(&output)
+        Said::by(&mut self.client().command(&self.servers(), arguments))
     }
 
     /// Whoever uses the group.
@@ -279,11 +278,12 @@ fn new_node(machine: &Machine, etcd: &Etcd, garage: &Garage, options: &[&str]) -
     let listen = format!("{}:{PORT}", machine.address);
     let lease = format!("{}s", LEASE.as_secs());
     let (state, blobs) = (state_url(etcd), garage.url("group"));
-    let own = ["--listen", &listen, "--state", &state, "--blobs", &blobs, "--lease", &lease];
+    let own = ["--listen", &listen, "--state", &state, "--blobs", &blobs];
+    let lease: &[&str] = if options.contains(&"--lease") { &[] } else { &["--lease", &lease] };
     // Nobody else is on the network of the tests.
     let (scheme, safe): (_, &[&str]) =
         if options.contains(&"--tls") { ("https", &[]) } else { ("http", &["--insecure"]) };
-    let node = Node::new(&[&own, safe, options].concat(), Images::Shared);
+    let node = Node::new(&[&own, lease, safe, options].concat(), Images::Shared);
     let node = node.with_namespace(&machine.namespace).with_token(TOKEN).at(&format!("{scheme}://{listen}"));
     Garage::environment().into_iter().fold(node, |node, (name, value)| node.with_environment(name, value))
 }

@@ -14,10 +14,9 @@ fn a_data_folder_is_one_nodes_only() {
     let node = Node::start(&[]);
     let job = node.submit(&["--", "sleep", "1000"]);
     node.running(&job);
-    let output = node.command().output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let Said { code, err: said, .. } = Said::by(&mut node.command());
     host::tell(&format!("said: {said}"));
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("another") && said.contains(node.data().to_str().unwrap()), "{said}");
     // The first one did not notice.
     assert_eq!(http::get(&format!("{}/readyz", node.url())).unwrap().status, 200);
@@ -35,10 +34,9 @@ fn a_name_is_one_nodes_only_on_a_machine() {
     node.running(&job);
     let mut second = host::without_configuration(host::WORKRS);
     second.args(["up", "--listen", "127.0.0.1:0", "--disk-pool", "1G", "--name", node.name()]);
-    let output = second.arg("--data-dir").arg(node.scratch().join("second")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let Said { code, err: said, .. } = Said::by(second.arg("--data-dir").arg(node.scratch().join("second")));
     host::tell(&format!("said: {said}"));
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("runs on this machine already") && said.contains("--name"), "{said}");
     let view = node.job(&job);
     assert_eq!((view.state.as_str(), view.totals.attempts), ("running", 1), "{view:#?}");
@@ -50,16 +48,16 @@ fn beyond_loopback_a_node_demands_a_token_and_tls() {
         return;
     }
     let options = ["--listen", "0.0.0.0:0", "--tls", "self-made"];
-    let refused = Node::new(&options, Images::Shared).command().output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @r#"
+    let refused = Said::by(&mut Node::new(&options, Images::Shared).command());
+    assert_eq!(refused.code, Some(1));
+    insta::assert_snapshot!(refused.err, @r#"
 error: invalid listen: 0.0.0.0:0 can be reached from other machines; set WORKRS_TOKEN to a secret that every request must carry, or listen on 127.0.0.1
 hint: see `workrs up --help`
 "#);
 
-    let plain = Node::new(&options[..2], Images::Shared).with_token("a-secret").command().output().unwrap();
-    assert_eq!(plain.status.code(), Some(1));
-    insta::assert_snapshot!(String::from_utf8_lossy(&plain.stderr), @r#"
+    let plain = Said::by(&mut Node::new(&options[..2], Images::Shared).with_token("a-secret").command());
+    assert_eq!(plain.code, Some(1));
+    insta::assert_snapshot!(plain.err, @r#"
 error: invalid listen: 0.0.0.0:0 can be reached from other machines, and whoever is on the way could read what goes there, tokens too; use --tls self-made, or --tls-cert and --tls-key for a certificate of yours, or --insecure where nobody else is on the network
 hint: see `workrs up --help`
 "#);
@@ -73,9 +71,9 @@ hint: see `workrs up --help`
         listed.out.contains(&format!("{}: certificate {}", node.name(), node.fingerprint().unwrap())),
         "{listed:?}"
     );
-    let stranger = node.client().command(node.url(), &["nodes"]).env_remove("WORKRS_TLS_FINGERPRINT").output().unwrap();
-    let said = String::from_utf8_lossy(&stranger.stderr);
-    assert!(!stranger.status.success() && said.contains("certificate") && said.contains("--tls-fingerprint"), "{said}");
+    let mut command = node.client().command(node.url(), &["nodes"]);
+    let Said { code, err: said, .. } = Said::by(command.env_remove("WORKRS_TLS_FINGERPRINT"));
+    assert!(code != Some(0) && said.contains("certificate") && said.contains("--tls-fingerprint"), "{said}");
     let jobs = format!("{}/api/v1/jobs", node.url());
     for token in [None, Some("another"), Some("")] {
         let answer = Request::get(&jobs).token(token).send().unwrap();
@@ -116,8 +114,7 @@ fn tokens_make_owners_of_people() {
     assert!(root.starts_with("workrs_"), "the token alone is on the standard output: {root:?}");
     assert_eq!(node.workrs(&["ls"]).code, Some(1), "from now on everybody needs a token");
     let as_whom = |token: &str, arguments: &[&str]| {
-        let output = node.client().command(node.url(), arguments).env("WORKRS_TOKEN", token.trim()).output().unwrap();
-        Said::of(&output)
+        Said::by(node.client().command(node.url(), arguments).env("WORKRS_TOKEN", token.trim()))
     };
     let create = ["token", "create", "--owner", "ann", "--role", "user", "--expires", "1h", "--json"];
     let created: serde_json::Value = serde_json::from_str(&as_whom(&root, &create).out).unwrap();

@@ -5,7 +5,11 @@ use std::fs;
 
 use workrs::api::JobView;
 
-use crate::{harness::Node, host, tools::program};
+use crate::{
+    harness::{Images, Node, Said},
+    host,
+    tools::program,
+};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -109,7 +113,7 @@ fn encrypted_blobs_tell_nothing_and_bring_a_job_back() {
     if !host::can_run() {
         return;
     }
-    let mut node = Node::new(&[], crate::harness::Images::Shared);
+    let mut node = Node::new(&[], Images::Shared);
     let key = node.scratch().join("key");
     fs::write(&key, KEY).unwrap();
     node.set_option("--encryption-key-file", key.to_str().unwrap());
@@ -137,7 +141,6 @@ fn encrypted_blobs_tell_nothing_and_bring_a_job_back() {
     node.terminate();
     // Without the key the node does not start, and says why.
     fs::write(&key, KEY.replace("00", "ff")).unwrap();
-    let said = node.command().output().unwrap();
-    let text = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(!said.status.success() && text.contains("key"), "{text}");
+    let refused = Said::by(&mut node.command());
+    assert!(refused.code != Some(0) && refused.err.contains("key"), "{refused:?}");
 }

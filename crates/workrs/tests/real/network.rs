@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Images, Node},
+    harness::{Images, Node, Said},
     host,
     http::Request,
 };
@@ -42,9 +42,9 @@ fn jobs_get_the_network_only_where_the_operator_wants_it_and_a_token_guards_the_
     if !host::can_run() {
         return;
     }
-    let refused = Node::new(&["--allow-network", "host"], Images::Shared).command().output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    insta::assert_snapshot!(String::from_utf8_lossy(&refused.stderr), @r#"
+    let refused = Said::by(&mut Node::new(&["--allow-network", "host"], Images::Shared).command());
+    assert_eq!(refused.code, Some(1));
+    insta::assert_snapshot!(refused.err, @r#"
 error: invalid allow-network: jobs with the network of this machine reach the node's own API; set WORKRS_TOKEN to a secret that every request must carry
 hint: see `workrs up --help`
 "#);
