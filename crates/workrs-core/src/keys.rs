@@ -280,6 +280,9 @@ pub struct QueueEntry {
     /// Whether it runs in an image, which not every version can.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image: bool,
+    /// The processor architecture that its image is for, in Rust's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
     /// What it needs to go on from its checkpoint, if it needs more than the above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
@@ -336,6 +339,7 @@ impl QueueEntry {
             constraints: spec.constraints.clone(),
             network: spec.network,
             image: spec.image_digest.is_some(),
+            arch: spec.image_arch.clone(),
             resume: None,
         }
     }

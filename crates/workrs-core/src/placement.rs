@@ -51,10 +51,10 @@ pub struct Traits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     /// Not enough of something.
-    #[error("it asks for more {0} than is free")]
+    #[error("it has too little {0}")]
     Short(&'static str),
     /// A label is missing or differs.
-    #[error("it needs a node labelled {key}={value}")]
+    #[error("it is not labelled {key}={value}")]
     Label {
         /// The label.
         key: String,
@@ -67,6 +67,14 @@ pub enum Misfit {
     /// The node's version cannot run jobs in images.
     #[error("its version runs no images")]
     Images,
+    /// The job's image is for another architecture.
+    #[error("it is {has}, the job's image is for {needs}")]
+    Arch {
+        /// The image's.
+        needs: String,
+        /// The node's.
+        has: String,
+    },
 }
 
 /// Whether a node with `free` capacity may run the job, wherever that starts from.
@@ -80,6 +88,10 @@ pub fn fits(entry: &QueueEntry, free: Capacity, node: &Traits) -> Result<(), Mis
     }
     if entry.image && !node.images {
         return Err(Misfit::Images);
+    }
+    let has = &node.offer.arch;
+    if let Some(needs) = entry.arch.as_ref().filter(|needs| !has.is_empty() && *needs != has) {
+        return Err(Misfit::Arch { needs: needs.clone(), has: has.clone() });
     }
     let short = [
         (entry.cpus_milli > free.cpus_milli, "processor time"),
@@ -172,6 +184,7 @@ mod tests {
             constraints: BTreeMap::new(),
             network: Network::None,
             image: false,
+            arch: None,
             resume: None,
         }
     }
@@ -198,8 +211,13 @@ mod tests {
         entry.network = Network::None;
         entry.image = true;
         assert_eq!(fits(&entry, free, &traits()), Err(Misfit::Images));
+        let runs_images = Traits { images: true, ..traits() };
+        entry.arch = Some("aarch64".to_owned());
+        assert!(matches!(fits(&entry, free, &runs_images), Err(Misfit::Arch { .. })));
+        entry.arch = Some("x86_64".to_owned());
+        assert_eq!(fits(&entry, free, &runs_images), Ok(()));
         entry.disk_bytes = 51;
-        assert_eq!(fits(&entry, free, &Traits { images: true, ..traits() }), Err(Misfit::Short("disk")));
+        assert_eq!(fits(&entry, free, &runs_images), Err(Misfit::Short("disk")));
         entry.constraints.insert("gpu".to_owned(), "yes".to_owned());
         assert!(matches!(fits(&entry, free, &traits()), Err(Misfit::Label { .. })));
     }

@@ -135,6 +135,7 @@ mod tests {
             constraints: BTreeMap::new(),
             network: crate::spec::Network::None,
             image: false,
+            arch: None,
             resume: None,
         }
     }

@@ -177,6 +177,9 @@ pub struct JobSpec {
     /// Which image that was when the job was handed over; `None` for [`HOST_IMAGE`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<ImageDigest>,
+    /// The processor architecture that it is for, in Rust's words; `None` for [`HOST_IMAGE`], and where this was not noted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_arch: Option<String>,
     /// Added to the job's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -238,6 +241,7 @@ impl JobSpec {
             folder: None,
             image: HOST_IMAGE.to_owned(),
             image_digest: None,
+            image_arch: None,
             env: BTreeMap::new(),
             cpus_milli: 1_000,
             memory_bytes: 512 << 20,

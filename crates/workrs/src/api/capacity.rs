@@ -1,6 +1,6 @@
 //! The largest job that any node of the group could run.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::http::StatusCode;
 use tokio::{sync::Mutex, time::Instant};
@@ -20,12 +20,14 @@ pub struct GroupCapacity {
 }
 
 /// The most that a node has, or allows, of each; of no nodes nothing is known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct Largest {
     cpus_milli: Option<u64>,
     memory_bytes: Option<u64>,
     disk_bytes: Option<u64>,
     network: Option<Network>,
+    /// Their processor architectures.
+    archs: BTreeSet<String>,
 }
 
 impl GroupCapacity {
@@ -44,7 +46,7 @@ impl GroupCapacity {
         }
         // A larger node may have come meanwhile.
         let largest = Largest::of(&self.records).await?;
-        *known = Some((Instant::now(), largest));
+        let (_, largest) = known.insert((Instant::now(), largest));
         largest.admits(spec)
     }
 }
@@ -58,6 +60,7 @@ impl Largest {
             cpus_milli: most(|node| u64::from(node.cpus_milli)),
             memory_bytes: most(|node| node.memory_bytes),
             disk_bytes: most(|node| node.disk_bytes),
+            archs: nodes.iter().map(|node| node.arch.clone()).collect(),
             network: nodes.iter().map(|node| node.network).max_by_key(|network| *network == Network::Host),
         })
     }
@@ -67,6 +70,13 @@ impl Largest {
             let detail = "no node of the group lets jobs use its network";
             let hint = "bring the data as inputs, or start a node with --allow-network host";
             return Err(no_room("network", detail).hint(hint));
+        }
+        // Nodes of early versions do not say what they are.
+        let knows = |arch: &&String| !self.archs.is_empty() && !self.archs.contains("") && !self.archs.contains(*arch);
+        if let Some(arch) = spec.image_arch.as_ref().filter(knows) {
+            let others = self.archs.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let detail = format!("it is for {arch}, the nodes of the group are {others}");
+            return Err(no_room("image", &detail).hint(format!("use one for {others}, or start a node that is {arch}")));
         }
         let limits = [
             ("cpus", u64::from(spec.cpus_milli), self.cpus_milli),
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_no_node_allows_is_refused_and_what_may_yet_come_waits() {
-        let largest = |network| Largest { cpus_milli: None, memory_bytes: None, disk_bytes: None, network };
+        let largest = |network| Largest { network, ..Largest::default() };
         let mut spec = JobSpec::new("n", vec!["true".to_owned()]);
         assert!(largest(Some(Network::None)).admits(&spec).is_ok());
         spec.network = Network::Host;
@@ -110,5 +120,19 @@ mod tests {
         let refused = largest(Some(Network::None)).admits(&spec).unwrap_err();
         assert_eq!(refused.detail, "network: no node of the group lets jobs use its network");
         assert!(refused.hint.unwrap().contains("--allow-network host"));
+    }
+
+    #[test]
+    fn an_image_that_no_node_can_run_is_refused() {
+        let nodes =
+            |archs: &[&str]| Largest { archs: archs.iter().map(ToString::to_string).collect(), ..Largest::default() };
+        let mut spec = JobSpec::new("n", vec!["true".to_owned()]);
+        assert!(nodes(&["x86_64"]).admits(&spec).is_ok());
+        spec.image_arch = Some("aarch64".to_owned());
+        for may_run in [&["aarch64", "x86_64"][..], &["", "x86_64"], &[]] {
+            assert!(nodes(may_run).admits(&spec).is_ok(), "{may_run:?}");
+        }
+        let refused = nodes(&["riscv64", "x86_64"]).admits(&spec).unwrap_err();
+        assert_eq!(refused.detail, "image: it is for aarch64, the nodes of the group are riscv64, x86_64");
     }
 }

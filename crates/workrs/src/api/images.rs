@@ -277,12 +277,12 @@ pub(super) async fn choose(
         && let Some(digest) = before.spec.image_digest
         && let Ok(image) = api.images.read(&digest).await
     {
-        return Ok(Some(ChosenImage { name, digest, settings: image.settings }));
+        return Ok(Some(ChosenImage { name, digest, arch: image.arch, settings: image.settings }));
     }
     let brought = api.pulls.bring(&api.images, &wanted, false, None, owner).await;
     let digest: ImageDigest = brought.map_err(|error| Problem::from(error).field("image"))?.digest;
     let image = api.images.read(&digest).await?;
-    Ok(Some(ChosenImage { name, digest, settings: image.settings }))
+    Ok(Some(ChosenImage { name, digest, arch: image.arch, settings: image.settings }))
 }
 
 fn parse(name: &str) -> Result<Wanted, Problem> {

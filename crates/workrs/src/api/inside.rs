@@ -11,7 +11,7 @@ use super::{
 };
 use crate::access::Caller;
 
-pub(crate) use super::jobs::find as find_job;
+pub(crate) use super::jobs::{find as find_job, view as view_of_job};
 
 /// The outputs of a job that has finished.
 pub(crate) async fn outputs_of(api: &Api, caller: &Caller, id: &JobId) -> Result<OutputsView, Problem> {

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use workrs_core::{
     id::{JobId, Timestamp},
     job::{JobEvent, JobRecord, JobState},
-    keys,
+    keys::{self, QueueEntry},
     spec::parse_duration,
 };
 use workrs_store::{fresh, records::RecordError, state::WatchEvent};
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     access::{Caller, Role},
     index::{Filter, Order, Row},
+    node::why_nobody_could_start,
 };
 
 /// The longest that a request waits for a job to finish; clients ask again.
@@ -156,13 +157,20 @@ pub async fn show(
         Some(record) => record?,
         None => tokio::time::timeout(SETTLE, find(&api, &caller, &id)).await.map_err(|_| no_answer())??,
     };
-    let mut view = JobView::from(&record);
-    if matches!(record.state, JobState::Queued { .. })
-        && let Some(reason) = quotas::why_it_waits(&api, &record).await?
-    {
-        view.reason = Some(reason);
+    view(&api, &record).await.map(Json)
+}
+
+/// A job, and if it is queued, why it waits as things stand.
+pub(crate) async fn view(api: &Api, record: &JobRecord) -> Result<JobView, Problem> {
+    let mut view = JobView::from(record);
+    if matches!(record.state, JobState::Queued { .. }) {
+        let of_now = match quotas::why_it_waits(api, record).await? {
+            None => why_nobody_could_start(&api.records, &QueueEntry::of(record)).await?,
+            reason => reason,
+        };
+        view.reason = of_now.or(view.reason);
     }
-    Ok(Json(view))
+    Ok(view)
 }
 
 fn no_answer() -> RecordError {

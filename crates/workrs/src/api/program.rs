@@ -17,11 +17,13 @@ pub(super) struct Script {
 
 /// The image that a job is to run in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ChosenImage {
+pub struct ChosenImage {
     /// As it was asked for, whole.
     pub name: String,
     /// Which that is.
     pub digest: ImageDigest,
+    /// The processor architecture that it is for, in Rust's words.
+    pub arch: String,
     /// How programs are started in it.
     pub settings: ImageSettings,
 }
@@ -35,8 +37,8 @@ pub struct Program {
     pub default_name: String,
     /// Where it starts; `None` means in the job's folder.
     pub folder: Option<String>,
-    /// The image as it was asked for, and which that is; `None` means the node's own programs.
-    pub image: Option<(String, ImageDigest)>,
+    /// `None` means the node's own programs.
+    pub image: Option<ChosenImage>,
 }
 
 impl Program {
@@ -74,8 +76,7 @@ impl Program {
         if command.is_empty() {
             return Err(nothing_to_run(request, image));
         }
-        let image = image.map(|image| (image.name.clone(), image.digest.clone()));
-        Ok(Self { command, default_name, folder, image })
+        Ok(Self { command, default_name, folder, image: image.cloned() })
     }
 }
 
@@ -128,7 +129,8 @@ mod tests {
             folder,
             ..ImageSettings::default()
         };
-        ChosenImage { name: "docker.io/library/a:1".into(), digest: ImageDigest::of_sha256([1; 32]), settings }
+        let (name, digest) = ("docker.io/library/a:1".to_owned(), ImageDigest::of_sha256([1; 32]));
+        ChosenImage { name, digest, arch: "x86_64".to_owned(), settings }
     }
 
     fn request(entrypoint: Option<&str>, command: &str) -> SubmitRequest {
@@ -148,7 +150,7 @@ mod tests {
             let program = Program::new(&request(entrypoint, command), None, false, Some(&image)).unwrap();
             assert_eq!(program.command, words(expect), "{entrypoint:?} {command:?}");
             assert_eq!(program.folder.as_deref(), Some("/app"));
-            assert_eq!(program.image, Some((image.name.clone(), image.digest.clone())));
+            assert_eq!(program.image.as_ref(), Some(&image));
         }
         let with_files = Program::new(&request(None, ""), None, true, Some(&image)).unwrap();
         assert_eq!((with_files.default_name.as_str(), with_files.folder), ("run", None), "where the files are");

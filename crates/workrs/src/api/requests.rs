@@ -137,9 +137,10 @@ impl SubmitRequest {
         let name = self.name.clone().unwrap_or_else(|| printable(&program.default_name));
         let mut spec = JobSpec::new(name, program.command);
         spec.folder = program.folder;
-        if let Some((image, digest)) = program.image {
-            spec.image = image;
-            spec.image_digest = Some(digest);
+        if let Some(image) = program.image {
+            spec.image = image.name;
+            spec.image_digest = Some(image.digest);
+            spec.image_arch = Some(image.arch);
         }
         spec.env.clone_from(&self.env);
         spec.constraints.clone_from(&self.constraints);

@@ -187,6 +187,8 @@ pub(super) async fn succeed(shared: &Shared) -> Result<Vec<Departed>, StartError
     let mut departed = Vec::new();
     // A key of a namesake that died goes with its lease, which a change of the store's leader may lengthen.
     let patience = Instant::now() + shared.config.lease * 4;
+    // One that lives may lose its lease when machine or store are busy, and takes it again at once.
+    let mut seen: Option<Instant> = None;
     loop {
         let page = store.list(&keys::processes(&shared.config.id), None, PAGE).await.map_err(StartError::Join)?;
         let mut namesake = None;
@@ -205,13 +207,36 @@ pub(super) async fn succeed(shared: &Shared) -> Result<Vec<Departed>, StartError
             departed.push(Departed { node: known.name, incarnation: known.incarnation });
         }
         match namesake {
-            None => return Ok(departed),
-            Some(known) if Instant::now() >= patience => {
-                return Err(StartError::NameTaken { name: known.name, address: known.address });
-            }
-            Some(_) => tokio::time::sleep(LONGEST_PAUSE).await,
+            None if seen.is_none_or(|seen| seen.elapsed() >= shared.config.lease) => return Ok(departed),
+            None => {}
+            Some(known) if Instant::now() >= patience => return Err(name_taken(known)),
+            Some(_) => seen = Some(Instant::now()),
         }
+        tokio::time::sleep(LONGEST_PAUSE).await;
     }
+}
+
+fn name_taken(by: NodeInfo) -> StartError {
+    StartError::NameTaken { name: by.name, address: by.address }
+}
+
+/// Other nodes of this one's name.
+async fn namesakes(shared: &Shared) -> Result<Vec<NodeInfo>, StateError> {
+    let page = shared.records.store().list(&keys::processes(&shared.config.id), None, PAGE).await?;
+    let nodes = page.entries.iter().map(NodeInfo::read).collect::<Result<Vec<_>, _>>()?;
+    Ok(nodes.into_iter().filter(|known| known.host != shared.config.host).collect())
+}
+
+/// Joins for the first time. Another node may take the name at the same moment: the one that was started later gives way.
+pub(super) async fn enter(shared: &Shared) -> Result<(), StartError> {
+    let lease = join(shared).await.map_err(StartError::Join)?;
+    shared.lease.send_replace(lease);
+    let age = |node: &NodeInfo| (node.started_at, node.incarnation.clone());
+    let here = (shared.started_at, shared.incarnation.clone());
+    let elder = namesakes(shared).await.map_err(StartError::Join)?.into_iter().find(|other| age(other) < here);
+    let Some(elder) = elder else { return Ok(()) };
+    shared.records.store().revoke_lease(lease).await.map_err(StartError::Join)?;
+    Err(name_taken(elder))
 }
 
 /// Puts the node's key under a new lease. Tries until the answer is definite.
@@ -301,6 +326,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 Ok(fresh) => {
                     metrics::LEASE_RENEWALS.add_to(&["ended"], 1);
                     tracing::warn!("the lease had ended; joined the group again");
+                    warn_of_namesakes(&shared).await;
                     shared.lease.send_replace(fresh);
                     shared.reconcile.notify_one();
                 }
@@ -315,6 +341,13 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 pause = third.min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// While the lease was over, the node's name was free. Jobs are told apart by processes, so both nodes go on.
+async fn warn_of_namesakes(shared: &Shared) {
+    for NodeInfo { address, .. } in namesakes(shared).await.unwrap_or_default() {
+        tracing::warn!(address, "another node has this one's name now; give one of the two another --name");
     }
 }
 

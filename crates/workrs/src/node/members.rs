@@ -5,11 +5,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use workrs_core::{
+    fit::name_misfits,
     id::{Incarnation, NodeId},
+    job::MAX_REASON_LEN,
     keys::{self, QueueEntry},
     placement::{self, Capacity, Traits},
 };
-use workrs_store::state::{Entry, StateError, Watch, WatchEvent};
+use workrs_store::{
+    records::Records,
+    state::{Entry, StateError, Watch, WatchEvent},
+};
 
 use super::{Shared, lease::NodeInfo};
 use crate::metrics;
@@ -53,8 +58,11 @@ impl Member {
     }
 
     fn read(entry: &Entry) -> Option<Self> {
-        let info: NodeInfo = serde_json::from_slice(&entry.value).ok()?;
-        Some(Self {
+        serde_json::from_slice(&entry.value).ok().map(Self::of)
+    }
+
+    fn of(info: NodeInfo) -> Self {
+        Self {
             hash: placement::name_hash(info.name.as_str()),
             takes_jobs: info.takes_jobs(),
             capacity: Capacity {
@@ -65,8 +73,20 @@ impl Member {
             traits: info.traits(),
             node: info.name,
             incarnation: info.incarnation,
-        })
+        }
     }
+}
+
+/// Why no live node could start the job, even if it ran nothing else; `None` if one could.
+pub async fn why_nobody_could_start(records: &Records, entry: &QueueEntry) -> Result<Option<String>, StateError> {
+    let members: Vec<_> = NodeInfo::list(records).await?.into_iter().map(Member::of).collect();
+    if members.iter().any(|member| member.could_start(entry)) {
+        return Ok(None);
+    }
+    let misfits: Vec<_> =
+        members.iter().filter_map(|member| Some((member.node.clone(), member.why_not(entry)?))).collect();
+    let is_any = !misfits.is_empty();
+    Ok(Some(if is_any { name_misfits(&misfits, MAX_REASON_LEN) } else { "no live node takes jobs".to_owned() }))
 }
 
 /// A process whose key has gone: it died, was cut off, or left.

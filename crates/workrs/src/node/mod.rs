@@ -79,6 +79,7 @@ pub use self::{
     files::{ARCHIVE_NAME, FileEntry, FileIndex, INDEX_NAME, InvalidPath, check_path, folder_of},
     inputs::read_index,
     lease::NodeInfo,
+    members::why_nobody_could_start,
     quota::CheckpointQuota,
 };
 use self::{
@@ -302,7 +303,7 @@ pub async fn start(config: NodeConfig, parts: NodeParts) -> Result<RunningNode, 
         tracing::warn!("this node was drained and takes no jobs before `workrs drain --undo {}`", shared.config.id);
         shared.drained.store(true, Ordering::SeqCst);
     }
-    shared.lease.send_replace(lease::join(&shared).await.map_err(StartError::Join)?);
+    lease::enter(&shared).await?;
     shared.start_loops(former);
     Ok(RunningNode { shared })
 }

@@ -196,6 +196,7 @@ mod tests {
             constraints: BTreeMap::new(),
             network: Network::default(),
             image: false,
+            arch: None,
             resume: Some(resume),
         };
         Waiting { job: JobId::new("job").unwrap(), entry, hash: 0, shard: 0, priority: 5, seen: Instant::now() }

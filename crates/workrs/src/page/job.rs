@@ -114,7 +114,7 @@ pub(super) async fn page(
 ) -> Result<Response, Problem> {
     let id = JobId::new(id)?;
     let record = inside::find_job(&api, &caller, &id).await?;
-    let job = JobView::from(&record);
+    let job = inside::view_of_job(&api, &record).await?;
     let outputs = if job.has_outputs { Some(inside::outputs_of(&api, &caller, &id).await?) } else { None };
     let viewer = Viewer::from(&caller);
     let part = JobPart::new(&record, &job, outputs, &viewer, words::now());

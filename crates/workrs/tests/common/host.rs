@@ -83,7 +83,8 @@ fn file_system(path: &Path) -> String {
 
 /// Everything on this machine that belongs to the node `name` with its data in `folder`, in words.
 pub fn leftovers(name: &str, folder: &Path) -> Vec<String> {
-    let folder = folder.to_string_lossy();
+    // With its end, as the names of other nodes may begin like this one's.
+    let folder = format!("{}/", folder.display());
     let mut found = Vec::new();
     for process in numbered(Path::new("/proc")) {
         let read = |file: &str| fs::read(process.join(file)).unwrap_or_default();
@@ -92,16 +93,16 @@ pub fn leftovers(name: &str, folder: &Path) -> Vec<String> {
         let of_node = text("cgroup").contains(&format!("/workrs/{name}/"));
         // What has ended needs only its parent to notice.
         let ended = text("stat").rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-        if !ended && (of_node || command.contains(&*folder)) {
+        if !ended && (of_node || command.contains(&folder)) {
             found.push(format!("process {}: {command}", process.display()));
         }
-        if text("mountinfo").contains(&*folder) {
+        if text("mountinfo").contains(&folder) {
             found.push(format!("a mount seen by {}: {command}", process.display()));
         }
     }
     for device in fs::read_dir("/sys/block").unwrap().flatten() {
         let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-        if file.contains(&*folder) {
+        if file.contains(&folder) {
             found.push(format!("loop device {}: {file}", device.path().display()));
         }
     }

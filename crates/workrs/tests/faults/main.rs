@@ -7,6 +7,7 @@
 mod fit;
 mod group;
 mod job;
+mod names;
 mod network;
 mod quotas;
 mod world;

@@ -211,6 +211,30 @@ async fn a_submit_that_has_a_key_is_done_once() {
 }
 
 #[tokio::test]
+async fn a_job_that_no_node_could_run_says_so() {
+    type Change = fn(&mut JobSpec);
+    let group = Group::new(Faults::none()).await;
+    let node = TestNode::start(&group, "barn-1").await;
+    let mut spec = JobSpec::new("n", vec!["true".to_owned()]);
+    let cases: [(&str, Change, Option<&str>); 3] = [
+        ("fits", |_| (), None),
+        ("large", |spec| spec.cpus_milli = 1_001, Some("barn-1: it has too little processor time")),
+        (
+            "label",
+            |spec| _ = spec.constraints.insert("gpu".to_owned(), "yes".to_owned()),
+            Some("barn-1: it is not labelled gpu=yes"),
+        ),
+    ];
+    for (id, change, reason) in cases {
+        change(&mut spec);
+        let id = JobId::new(id).unwrap();
+        let record = JobRecord::submitted(id.clone(), Owner::new("local").unwrap(), spec.clone(), None, fresh::now());
+        group.records.submit(record, &fresh::operation()).await.unwrap();
+        assert_eq!(node.client().job(id.as_str(), None).await.unwrap().reason.as_deref(), reason);
+    }
+}
+
+#[tokio::test]
 async fn a_job_that_has_ended_can_be_deleted_with_all_that_it_left() {
     let group = Group::new(Faults::none()).await;
     let node = TestNode::start(&group, "n").await;
