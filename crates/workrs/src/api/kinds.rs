@@ -41,7 +41,11 @@ pub const KINDS: &[Kind] = &[
     kind("no-admin", 409, "the group would have tokens, but none of an admin"),
     kind("no-drills", 409, "the node allows no fault drills"),
     kind("conflict", 409, "somebody else changed it at the same time; try again"),
-    kind("no-room", 409, "no live node of the group is large enough, or allows what the job asks for"),
+    kind(
+        "no-room",
+        409,
+        "no live node of the group is large enough, has the image's architecture, or allows what the job asks for",
+    ),
     kind("registry-unavailable", 409, "a registry cannot be reached from this node, or wants patience"),
     kind("registry-failed", 409, "a registry answers, but not with what it should"),
     kind("image-refused", 409, "what was named or sent is no image that can be used"),
