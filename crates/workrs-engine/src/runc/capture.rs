@@ -95,7 +95,11 @@ impl<'a> RuncFrozen<'a> {
             return Err(EngineError::CannotCapture(format!("a process of it ended with exit code {code} {text}")));
         }
         if vfork::is_under_way(&self.inner.group.processes()) {
-            let text = "a process of it waits for a child to start a program, which takes long";
+            let text = if self.inner.is_in_doubt() {
+                "it was stopped in the middle of starting a program, and cannot go on while it is not known whose it is"
+            } else {
+                "a process of it waits for a child to start a program, which takes long"
+            };
             return Err(EngineError::CannotCapture(text.to_owned()));
         }
         if self.inner.was_cut_off() {

@@ -276,6 +276,11 @@ impl Inner {
         self.shared.fence.let_go(&self.name, || self.group.thaw())
     }
 
+    /// Whether it has to stand still until it is known whose it is.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.shared.fence.is_in_doubt(&self.name)
+    }
+
     /// Before anything of it runs.
     fn enter(&self) -> Result<(), EngineError> {
         if self.network == Network::None {

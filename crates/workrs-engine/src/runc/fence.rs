@@ -114,6 +114,13 @@ impl Doubts {
         self.lease = Some(lease);
     }
 
+    /// The containers that nothing keeps from running.
+    fn may_run(&self, now: Duration) -> impl Iterator<Item = &str> {
+        let holds = self.lease.is_none_or(|lease| now < lease.until);
+        let free = self.containers.iter().filter(move |(_, standing)| holds && **standing == Standing::default());
+        free.map(|(name, _)| name.as_str())
+    }
+
     /// The record named the node when it was read at `read_at`. Gives whether the container may go on.
     fn is_ours(&mut self, name: &str, read_at: Duration, now: Duration) -> bool {
         let holds = self.lease.is_none_or(|lease| lease.since <= read_at && now < lease.until);
@@ -124,11 +131,17 @@ impl Doubts {
 
     /// The capture is over. Gives whether the container may go on.
     fn let_go(&mut self, name: &str, now: Duration) -> bool {
+        if let Some(standing) = self.containers.get_mut(name) {
+            standing.held = false;
+        }
+        !self.is_in_doubt(name, now)
+    }
+
+    fn is_in_doubt(&mut self, name: &str, now: Duration) -> bool {
         let is_over = self.lease.is_some_and(|lease| now >= lease.until);
-        let Some(standing) = self.containers.get_mut(name) else { return true };
-        standing.held = false;
+        let Some(standing) = self.containers.get_mut(name) else { return false };
         standing.in_doubt |= is_over;
-        !standing.in_doubt
+        standing.in_doubt
     }
 }
 
@@ -175,10 +188,12 @@ impl Fence {
         }
     }
 
-    pub(super) fn holds(&self, since: Duration, until: Duration) {
+    /// Thaws by `thaw` what may run: a guard that is slow to hear of a lease stops also what was let go on under it.
+    pub(super) fn holds(&self, since: Duration, until: Duration, thaw: impl Fn(&str)) {
         let mut doubts = self.doubts();
         doubts.holds(Lease { since, until }, boottime::now());
         self.tell_or_complain(&Word::Holds(until));
+        doubts.may_run(boottime::now()).for_each(thaw);
     }
 
     /// Thaws the container by `thaw` if it may go on.
@@ -203,6 +218,11 @@ impl Fence {
     pub(super) fn let_go(&self, name: &str, thaw: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut doubts = self.doubts();
         if doubts.let_go(name, boottime::now()) { thaw() } else { Ok(()) }
+    }
+
+    /// Whether it is not known whose a container is; the node holds it.
+    pub(super) fn is_in_doubt(&self, name: &str) -> bool {
+        self.doubts().is_in_doubt(name, boottime::now())
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
@@ -293,6 +313,18 @@ mod tests {
         assert!(!doubts.is_ours("a", at(51), at(60)), "the lease is over");
         assert!(doubts.is_ours("a", at(51), at(52)));
         assert!(!doubts.is_ours("gone", at(51), at(52)));
+    }
+
+    #[test]
+    fn what_may_run_is_neither_captured_nor_in_doubt() {
+        let mut doubts = doubts();
+        for (name, held, in_doubt) in [("held", true, false), ("doubtful", false, true)] {
+            doubts.containers.insert(name.to_owned(), Standing { held, in_doubt });
+        }
+        assert_eq!(doubts.may_run(at(9)).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(doubts.may_run(at(10)).count(), 0, "the lease is over");
+        doubts.holds(Lease { since: at(1), until: at(20) }, at(10));
+        assert_eq!(doubts.may_run(at(10)).count(), 0, "there was a gap");
     }
 
     #[test]

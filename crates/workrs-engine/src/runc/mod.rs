@@ -31,7 +31,7 @@ pub(crate) mod stage;
 mod sweep;
 mod yard;
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use workrs_core::{
@@ -117,6 +117,10 @@ impl Shared {
     /// The cgroup that all jobs of this node lie in.
     fn node_cgroup(&self) -> String {
         format!("/workrs/{}", self.config.node)
+    }
+
+    fn thaw(&self, container: &str) -> io::Result<()> {
+        self.hierarchy.group(&format!("{}/{container}", self.node_cgroup())).thaw()
     }
 }
 
@@ -291,13 +295,16 @@ impl Engine for RuncEngine {
     }
 
     fn lease_holds(&self, since: Duration, until: Duration) {
-        self.shared.fence.holds(since, until);
+        self.shared.fence.holds(since, until, |name| {
+            if let Err(error) = self.shared.thaw(name) {
+                tracing::error!(%error, name, "a container that may run cannot be thawed");
+            }
+        });
     }
 
     fn is_ours(&self, job: &JobId, attempt: &str, read_at: Duration) {
         let name = container_name(job, attempt);
-        let group = self.shared.hierarchy.group(&format!("{}/{name}", self.shared.node_cgroup()));
-        if let Err(error) = self.shared.fence.is_ours(&name, read_at, || group.thaw()) {
+        if let Err(error) = self.shared.fence.is_ours(&name, read_at, || self.shared.thaw(&name)) {
             tracing::error!(%error, name, "a container that may go on cannot be thawed");
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use workrs_engine::docker;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A daemon that runs. Dropping it ends it with all that it runs, and removes its folder.
 pub struct Dockerd {

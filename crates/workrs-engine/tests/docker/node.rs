@@ -88,7 +88,7 @@ pub fn a_dead_node_leaves_nothing_running(daemon: &Dockerd) {
     node.wait().unwrap();
     let killed = Instant::now();
     while !processes().is_empty() {
-        assert!(killed.elapsed() < Duration::from_secs(10), "the guard did not end the jobs");
+        assert!(killed.elapsed() < Duration::from_secs(180), "the guard did not end the jobs");
         std::thread::sleep(Duration::from_millis(5));
     }
     next_node_sweeps(daemon);

@@ -109,7 +109,7 @@ pub async fn wait_for_line(output: &mut Output) -> String {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), read).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(180), read).await.unwrap();
     printed
 }
 

@@ -1,16 +1,17 @@
 //! Jobs with network while it is not known whose they are.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, pin::pin, time::Duration};
 
 use workrs_core::{job::CheckpointMode, spec::Network};
 use workrs_engine::{
-    Engine, boottime,
+    Container, Engine, EngineError, boottime,
     conformance::{self, Output},
+    runc::RuncEngine,
 };
 
 use crate::{
     limits::start,
-    suite::{NODE, capture, count, on_engine, wait_for_line},
+    suite::{NODE, capture, count, on_engine, python, wait_for_line},
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -28,8 +29,33 @@ async fn wait_until_frozen(container: &str) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), frozen).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(180), frozen).await.unwrap();
 }
+
+/// Renews the lease meanwhile, as a node does. The guard may hear of the lease only after the node has let a job go on, and
+/// stop it once more; then it goes on with the next renewal.
+async fn renewed<T>(engine: &RuncEngine, joined: Duration, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    loop {
+        match tokio::time::timeout(Duration::from_millis(50), &mut wait).await {
+            Ok(done) => return done,
+            Err(_) => engine.lease_holds(joined, joined + HOUR),
+        }
+    }
+}
+
+const TICKS: &str = "import time\nwhile True: print(time.time(), flush=True); time.sleep(0.01)";
+
+/// Its child starts a program once somebody has opened `gate`, and not before; it waits for that.
+const STARTS_A_PROGRAM: &str = r#"
+import os, time
+os.mkfifo("gate")
+print("ready", flush=True)
+os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 5, "gate", os.O_RDONLY, 0)])
+os.wait()
+print("started", flush=True)
+while True: time.sleep(1)
+"#;
 
 async fn goes_on(output: &mut Output) {
     output.drain();
@@ -39,7 +65,8 @@ async fn goes_on(output: &mut Output) {
 pub fn jobs_with_network_stand_still_while_it_is_not_known_whose_they_are() {
     on_engine(async |engine| {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let mut spec = conformance::spec("open", 1, count(1_000_000, 10));
+        // It starts no program, and so can be captured wherever it is stopped.
+        let mut spec = conformance::spec("open", 1, python(TICKS));
         spec.network = Network::Host;
         let (open, mut said) = start(&engine, &spec).await;
         let (shut, mut said_inside) = start(&engine, &conformance::spec("shut", 1, count(1_000_000, 10))).await;
@@ -63,7 +90,7 @@ pub fn jobs_with_network_stand_still_while_it_is_not_known_whose_they_are() {
         conformance::discard(&capture(&*open, CheckpointMode::Full, &folder.path().join("into")).await);
         assert!(is_frozen("open-1"));
         engine.is_ours(&spec.job, "1", boottime::now());
-        goes_on(&mut said).await;
+        renewed(&engine, joined, goes_on(&mut said)).await;
         conformance::discard(&capture(&*open, CheckpointMode::Full, &folder.path().join("again")).await);
         goes_on(&mut said).await;
 
@@ -73,6 +100,52 @@ pub fn jobs_with_network_stand_still_while_it_is_not_known_whose_they_are() {
         for container in [&open, &shut] {
             container.destroy().await.unwrap();
         }
+        assert_eq!(crate::suite::leftovers(), Vec::<String>::new());
+    });
+}
+
+/// Why there is no capture now.
+async fn why_not_captured(container: &dyn Container) -> Option<String> {
+    let into = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut frozen = container.freeze().await.unwrap();
+    match frozen.capture(CheckpointMode::Full, into.path(), HOUR).await {
+        Ok(captured) => {
+            conformance::discard(&captured);
+            None
+        }
+        Err(EngineError::CannotCapture(reason)) => Some(reason),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The lease can end while a job starts a program: it is stopped where CRIU cannot seize it.
+pub fn a_job_that_is_stopped_while_it_starts_a_program_is_captured_later() {
+    on_engine(async |engine| {
+        let mut spec = conformance::spec("starting", 1, python(STARTS_A_PROGRAM));
+        spec.network = Network::Host;
+        let (container, mut said) = start(&engine, &spec).await;
+        assert_eq!(wait_for_line(&mut said).await, "ready\n");
+        let slow = loop {
+            if let Some(reason) = why_not_captured(&*container).await {
+                break reason;
+            }
+        };
+        assert_eq!(slow, "a process of it waits for a child to start a program, which takes long");
+
+        let joined = boottime::now();
+        engine.lease_holds(joined, joined);
+        wait_until_frozen("starting-1").await;
+        let in_doubt = why_not_captured(&*container).await.unwrap();
+        assert!(in_doubt.ends_with("while it is not known whose it is"), "{in_doubt}");
+        assert!(is_frozen("starting-1"));
+
+        let joined = boottime::now();
+        engine.lease_holds(joined, joined + HOUR);
+        engine.is_ours(&spec.job, "1", boottime::now());
+        drop(std::fs::File::options().write(true).open(container.job_folder().join("gate")).unwrap());
+        assert_eq!(renewed(&engine, joined, wait_for_line(&mut said)).await, "started\n");
+        assert_eq!(why_not_captured(&*container).await, None);
+        container.destroy().await.unwrap();
         assert_eq!(crate::suite::leftovers(), Vec::<String>::new());
     });
 }

@@ -111,7 +111,7 @@ fn moving(image: &Arc<Image>, attempt: u32) -> ContainerSpec {
 
 async fn ends_well(container: &dyn Container, output: &mut Output) {
     std::fs::write(container.job_folder().join("go"), "").unwrap();
-    let end = tokio::time::timeout(Duration::from_secs(30), container.wait()).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(180), container.wait()).await.unwrap();
     let printed = output.drain();
     assert_eq!((end, printed.as_str()), (ContainerEnd::Exited(7), "made with the image\nbefore\nafter\nmade\n"));
 }

@@ -65,6 +65,10 @@ const TESTS: &[Test] = &[
         "jobs_with_network_stand_still_while_it_is_not_known_whose_they_are",
         fencing::jobs_with_network_stand_still_while_it_is_not_known_whose_they_are,
     ),
+    (
+        "a_job_that_is_stopped_while_it_starts_a_program_is_captured_later",
+        fencing::a_job_that_is_stopped_while_it_starts_a_program_is_captured_later,
+    ),
     ("a_dead_node_leaves_nothing_running", node::a_dead_node_leaves_nothing_running),
     ("a_node_that_starts_sweeps", node::a_node_that_starts_sweeps),
     ("timing", timing::timing),

@@ -19,7 +19,7 @@ use crate::{
     suite::{capture, on_engine, python, wait_for_line},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Listens, and keeps a connection to the port in its first argument; says each line that comes, and when the connection
 /// has ended; then it connects anew and answers whoever connects to it.

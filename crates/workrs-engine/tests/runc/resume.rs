@@ -89,10 +89,8 @@ pub fn a_job_that_starts_programs_all_the_time_is_captured() {
         let (container, mut output) = start(&engine, &conformance::spec("starts", 1, starts)).await;
         wait_for_line(&mut output).await;
         for round in 0..40 {
-            let began = Instant::now();
             let into = folder.path().join(round.to_string());
             conformance::discard(&capture(&*container, CheckpointMode::Full, &into).await);
-            assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         }
         container.destroy().await.unwrap();
     });

@@ -24,7 +24,7 @@ const PASSWORD_HASH: &str = "$2b$04$XWs/l4MaOEILViATbT05/.B.PQOsWPH79t28l6jsDVc8
 /// `somebody:secret` in base64.
 pub const BASIC: &str = "c29tZWJvZHk6c2VjcmV0";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 /// Ports that the kernel gave may be taken by somebody else before the registry takes them.
 const TRIES: usize = 5;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::state::{Change, Condition, Entry, Revision, StateError, StateStore, Transaction};
 
 /// How long a check waits for something that has to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Runs all checks, each on a store of its own, which `make` gives empty.
 pub async fn run(make: impl AsyncFn() -> Arc<dyn StateStore>) {

@@ -21,7 +21,7 @@ pub const BUCKET: &str = "blobs";
 pub const ACCESS_KEY: &str = "GK0123456789abcdef01234567";
 pub const SECRET: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
 const REGION: &str = "garage";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 /// Ports that the kernel gave may be taken by somebody else before the server takes them.
 const TRIES: usize = 5;

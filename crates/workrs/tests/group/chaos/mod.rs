@@ -31,8 +31,9 @@ const MEMBERS: u8 = 3;
 const JOBS: usize = 60;
 /// How long things are disturbed. Jobs that have not ended by then end in peace.
 const LENGTH: Duration = Duration::from_secs(90);
-/// Longer than a node may take to stop: its time to save jobs, and what its goodbyes may take while the stores are away.
-const STOPS_WITHIN: Duration = Duration::from_secs(45);
+/// Much longer than a node may take to stop: its time to save jobs, and what its goodbyes may take while the stores are
+/// away.
+const STOPS_WITHIN: Duration = Duration::from_secs(180);
 /// A node runs so many jobs at once.
 const SLOTS: &str = "4";
 

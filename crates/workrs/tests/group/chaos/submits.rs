@@ -15,8 +15,8 @@ use crate::{
 
 /// A node that has not answered by then is given up and another one asked.
 const PATIENCE_WITH_ONE: Duration = Duration::from_secs(10);
-/// A submit must be through by then: longer than anything lasts.
-const PATIENCE_WITH_ALL: Duration = Duration::from_secs(60);
+/// A submit must be through by then: much longer than anything lasts.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(180);
 
 /// A job, and when it is handed over.
 pub struct Submit {
