@@ -85,7 +85,7 @@ async fn without_most_of_the_members_nothing_is_promised() {
         let begun_renewal = Instant::now();
         assert!(matches!(store.renew_lease(lease).await, Ok(()) | Err(StateError::Unavailable(_))));
         println!(
-            "renewal given up after {:?}, the rest after {:?}: {refused}",
+            "the renewal was answered after {:?}, all after {:?}: {refused}",
             begun_renewal.elapsed(),
             begun.elapsed()
         );
